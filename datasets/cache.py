@@ -117,7 +117,9 @@ def open_cache(folder: Path) -> PreparedData:
         with np.load(folder / "rows.npz", allow_pickle=False) as rows:
             labels, splits, groups = rows["labels"], rows["splits"], rows["groups"]
     except (OSError, ValueError, KeyError) as error:
-        raise CacheError(f"The prepared data in {folder.name} cannot be read ({error}); prepare the dataset again.") from error
+        raise CacheError(
+            f"The prepared data in {folder.name} cannot be read ({error}); prepare the dataset again."
+        ) from error
     if meaning.get("format") != FORMAT:
         raise CacheError(f"The prepared data in {folder.name} has an unknown format; prepare the dataset again.")
     if not len(images) == len(labels) == len(splits) == meaning["count"]:

@@ -1,0 +1,56 @@
+"""`manage.py prepare_dataset NAME`: split and decode a dataset, as Prepare for Training does, in this process."""
+
+import time
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from datasets.models import Dataset, Preparation
+from datasets.tasks import prepare
+from xrayplatform.commands import PlatformCommand
+from xrayplatform.jobs import JobError
+
+
+class Command(PlatformCommand):
+    help = "Prepare a scanned dataset for training."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("name", help="the dataset's path below DATASET_ROOT")
+        parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same split")
+        parser.add_argument("--image-size", type=int, default=224, choices=(64, 128, 224, 299))
+
+    def run(self, options: dict[str, Any]) -> dict[str, Any]:
+        start = time.monotonic()
+        try:
+            dataset = Dataset.objects.named(options["name"])
+            job = Preparation.create(
+                dataset, self.actor(options), seed=options["seed"], image_size=options["image_size"]
+            )
+        except JobError as error:
+            raise CommandError(f"{error} {error.hint}") from error
+        prepare(job.pk, job.attempt)
+        job.refresh_from_db()
+        if job.state != Preparation.State.SUCCEEDED:
+            raise CommandError(f"{job.error or job.message} {job.hint}".strip())
+        return {
+            "preparation": job.pk,
+            "train": job.split_total("train"),
+            "validation": job.split_total("validation"),
+            "test": job.split_total("test"),
+            "group_key": job.group_key,
+            "shared_patients": job.shared_patients,
+            "excluded": job.excluded,
+            "warnings": job.warnings,
+            "seconds": round(time.monotonic() - start, 2),
+        }
+
+    def show(self, result: dict[str, Any]) -> None:
+        self.stdout.write(
+            f"Preparation {result['preparation']}: {result['train']} for training, {result['validation']} for "
+            f"validation, {result['test']} for the test, {result['excluded']} excluded"
+        )
+        self.stdout.write(f"Grouped by {result['group_key']}: {result['shared_patients']} shared patients")
+        for warning in result["warnings"]:
+            self.stdout.write(f"  ! {warning}")

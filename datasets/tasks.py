@@ -1,0 +1,313 @@
+"""Queue tasks: scan DATASET_ROOT, prepare a dataset. They join the pure modules with the tables."""
+
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from django.db import models, transaction
+from django.utils import timezone
+from numpy.typing import NDArray
+
+from xrayplatform.jobs import JobError
+from xrayplatform.system import NotEnoughDisk, require_disk
+
+from . import imaging, layouts, scanning, splitting
+from .cache import SPLITS, CacheError, write_cache
+from .models import Dataset, DatasetImage, Preparation, PreparedImage, Scan, patient_key
+
+BATCH = 500
+WORKERS = os.cpu_count() or 1
+# Images decoded ahead of the writer for each worker: enough to keep it busy, few enough to bound the memory.
+LOOK_AHEAD = 4
+PROBLEMS_KEPT = 1000
+
+Report = Callable[[int, int, str], None]
+
+
+def scan(scan_id: int, attempt: int) -> None:
+    job = Scan.objects.get(pk=scan_id)
+    job.run(attempt, lambda: _scan(job))
+
+
+def prepare(preparation_id: int, attempt: int) -> None:
+    job = Preparation.objects.select_related("dataset").get(pk=preparation_id)
+    job.run(attempt, lambda: _prepare(job))
+
+
+# -- Scan
+
+
+def _scan(job: Scan) -> None:
+    root = Path(job.root)
+    if not root.is_dir():
+        raise JobError(
+            "The dataset folder is not there.",
+            "Mount it or correct DATASET_ROOT, then scan again. What was found before stays as it is.",
+        )
+    report = job.reporter()
+    found = layouts.find_datasets(root)
+    images = 0
+    for index, folder in enumerate(found):
+        start, end = index / len(found), (index + 1) / len(found)
+        images += _scan_dataset(folder, lambda done, total, message: report(done, total, message, start, end))  # noqa: B023 - called within the iteration
+    Dataset.objects.exclude(name__in=[folder.name for folder in found]).update(state=Dataset.State.OFFLINE)
+    job.write(images=images, problems=_problem_rows(layouts.folder_problems(root, found)))
+    count = f"{len(found)} dataset{'' if len(found) == 1 else 's'}"
+    job.succeed(f"{count}, {images} images", after={"datasets": [folder.name for folder in found], "images": images})
+
+
+def _problem_rows(problems: Iterable[layouts.Problem]) -> list[dict[str, str]]:
+    return [{"path": problem.path, "reason": problem.reason} for problem in problems]
+
+
+def _scan_dataset(folder: layouts.FoundDataset, report: Report) -> int:
+    """Bring the tables up to date with one folder; returns its number of readable images."""
+    dataset = _dataset_row(folder)
+    known = {
+        image.path: image for image in dataset.images.only("path", "size", "mtime_ns", "class_name", "source_split")
+    }
+    unchanged = {path: (image.size, image.mtime_ns) for path, image in known.items()}
+    problems: list[layouts.Problem] = []
+    changed: list[DatasetImage] = []
+    seen: set[str] = set()
+    for number, outcome in enumerate(scanning.scan_files(folder.files(), unchanged, workers=WORKERS), 1):
+        report(number, max(len(known), number + 1), f"{folder.name}: {number} files read")
+        if isinstance(outcome, layouts.Problem):
+            problems.append(outcome)
+            continue
+        seen.add(outcome.path)
+        if isinstance(outcome, scanning.Unchanged):
+            _relabel(known[outcome.path], outcome)
+            continue
+        changed.append(_image_row(dataset, outcome))
+        if len(changed) == BATCH:
+            _save_images(changed)
+            changed = []
+    _save_images(changed)
+    _drop_images(dataset, set(known) - seen)
+    return _summarise(dataset, folder, problems)
+
+
+def _dataset_row(folder: layouts.FoundDataset) -> Dataset:
+    dataset = Dataset.objects.filter(name=folder.name).first() or Dataset(
+        name=folder.name, condition=Dataset.condition_for(folder.name, folder.body_part)
+    )
+    dataset.state = Dataset.State.PRESENT
+    dataset.layout, dataset.layout_label, dataset.because = folder.layout, folder.label, folder.because
+    dataset.classes, dataset.positive_class = list(folder.classes), folder.positive_class
+    dataset.ordinal, dataset.synthetic = folder.ordinal, folder.synthetic
+    dataset.save()
+    return dataset
+
+
+def _image_row(dataset: Dataset, record: scanning.Record) -> DatasetImage:
+    return DatasetImage(
+        dataset=dataset,
+        path=record.path,
+        size=record.size,
+        mtime_ns=record.mtime_ns,
+        digest=record.digest,
+        class_name=record.class_name,
+        source_split=record.source_split,
+        patient_key=patient_key(record.patient) if record.patient else "",
+        patient_source=record.patient_source,
+        width=record.width,
+        height=record.height,
+        format=record.format,
+    )
+
+
+def _relabel(image: DatasetImage, outcome: scanning.Unchanged) -> None:
+    """The pixels are those of the last scan, but a CSV file may say something else about them now."""
+    if (image.class_name, image.source_split) != (outcome.class_name, outcome.source_split):
+        image.class_name, image.source_split = outcome.class_name, outcome.source_split
+        image.save(update_fields=["class_name", "source_split"])
+
+
+def _save_images(rows: list[DatasetImage]) -> None:
+    """Insert or update a batch; short transactions, because others wait for the writer on SQLite."""
+    changing = [
+        "size", "mtime_ns", "digest", "class_name", "source_split", "patient_key", "patient_source", "width",
+        "height", "format",
+    ]  # fmt: skip
+    DatasetImage.objects.bulk_create(
+        rows, update_conflicts=True, unique_fields=["dataset", "path"], update_fields=changing
+    )
+
+
+def _drop_images(dataset: Dataset, gone: set[str]) -> None:
+    paths = sorted(gone)
+    for start in range(0, len(paths), BATCH):
+        dataset.images.filter(path__in=paths[start : start + BATCH]).delete()
+
+
+def _summarise(dataset: Dataset, folder: layouts.FoundDataset, unreadable: list[layouts.Problem]) -> int:
+    content = hashlib.sha256()
+    identities = list(dataset.images.order_by("path").values_list("path", "digest", "class_name"))
+    for path, digest, class_name in identities:
+        content.update(f"{path}\0{digest}\0{class_name}\n".encode())
+    conflicts = scanning.label_conflicts(identities)
+    problems = _problem_rows([*folder.problems, *unreadable, *conflicts])
+    counted = dataset.images.order_by("class_name").values_list("class_name").annotate(models.Count("pk"))
+    dataset.counts = {name: 0 for name in folder.classes} | dict(counted)
+    dataset.images_count = len(identities)
+    dataset.unreadable_count = len(unreadable)
+    dataset.problems, dataset.problems_count = problems[:PROBLEMS_KEPT], len(problems)
+    dataset.digest = content.hexdigest()
+    dataset.scanned_at = timezone.now()
+    dataset.save()
+    return len(identities)
+
+
+# -- Prepare
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which image goes where; the lists run along `images`."""
+
+    images: list[DatasetImage]
+    splits: list[str]
+    groups: list[int]
+    keys: splitting.GroupKeys
+    warnings: list[str]
+
+
+def _prepare(job: Preparation) -> None:
+    dataset = job.dataset
+    job.renew(message="Choosing the splits")
+    plan = _plan(job)
+    try:
+        require_disk(int(1.1 * len(plan.images) * job.image_size**2))
+    except NotEnoughDisk as error:
+        raise JobError(str(error), "Free some space, then prepare again.") from error
+    job.cache_folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        cache_digest = write_cache(
+            job.cache_folder,
+            _model_inputs(job, plan.images),
+            labels=[dataset.classes.index(image.class_name) for image in plan.images],
+            splits=plan.splits,
+            groups=plan.groups,
+            digests=[image.digest for image in plan.images],
+            image_size=job.image_size,
+            classes=dataset.classes,
+            positive_class=dataset.positive_class,
+            pipeline=imaging.PIPELINE,
+        )
+    except (CacheError, OSError) as error:
+        raise JobError(
+            f"The decoded images could not be written: {error}", "Check the disk, then try again."
+        ) from error
+    _freeze(job, plan, cache_digest)
+
+
+def _plan(job: Preparation) -> _Plan:
+    every = list(job.dataset.images.order_by("path"))
+    conflicting = scanning.label_conflicts((image.path, image.digest, image.class_name) for image in every)
+    conflicts = {conflict.path for conflict in conflicting}
+    images = [image for image in every if not image.excluded and image.path not in conflicts]
+    rows = [
+        splitting.Row(image.path, image.digest, image.patient_key or None, image.patient_source) for image in images
+    ]
+    keys = splitting.group_keys(rows)
+    labels = [image.class_name for image in images]
+    try:
+        result = splitting.split(labels, keys.keys, [image.source_split for image in images], seed=job.seed)
+    except splitting.SplitError as error:
+        raise JobError(str(error), "Correct the folder, scan it again, then prepare it.") from error
+    numbers = {key: number for number, key in enumerate(sorted(set(keys.keys)))}
+    warnings = [*keys.warnings, *result.warnings]
+    if conflicts:
+        warnings.append(f"{len(conflicts)} images were left out: the same picture has two labels.")
+    return _Plan(images, result.splits, [numbers[key] for key in keys.keys], keys, warnings)
+
+
+def _model_inputs(job: Preparation, images: list[DatasetImage]) -> Iterator[NDArray[np.uint8]]:
+    """Decode in all cores, in order, with bounded look-ahead."""
+    report = job.reporter()
+    pending: deque[Future[NDArray[np.uint8]]] = deque()
+    done = 0
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare") as pool:
+        try:
+            for image in images:
+                pending.append(pool.submit(_model_input, job.dataset.folder, image, job.image_size))
+                if len(pending) < WORKERS * LOOK_AHEAD:
+                    continue
+                yield pending.popleft().result()
+                done += 1
+                report(done, len(images), f"{done} of {len(images)} images decoded")
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _model_input(folder: Path, image: DatasetImage, size: int) -> NDArray[np.uint8]:
+    try:
+        radiograph = imaging.read(folder / image.path)
+    except imaging.ImageError as error:
+        raise JobError(f"{image.path} could be read at the scan but not now: {error}", "Scan again.") from error
+    if radiograph.digest != image.digest:
+        raise JobError(f"{image.path} has other pixels than at the scan.", "Scan again, then prepare.")
+    return imaging.to_model_input(radiograph.pixels, size, imaging.PIPELINE["fit"])
+
+
+def _freeze(job: Preparation, plan: _Plan, cache_digest: str) -> None:
+    """Store the manifest, prove from it that no group is shared, and end the job; all or nothing."""
+    manifest = [
+        PreparedImage(
+            preparation=job,
+            row=row,
+            path=image.path,
+            digest=image.digest,
+            class_name=image.class_name,
+            split=plan.splits[row],
+            group=plan.groups[row],
+        )
+        for row, image in enumerate(plan.images)
+    ]
+    dataset = job.dataset
+    train = [image.class_name for image, split in zip(plan.images, plan.splits, strict=True) if split == "train"]
+    with transaction.atomic():
+        PreparedImage.objects.bulk_create(manifest, batch_size=BATCH)
+        shared = splitting.shared_groups(plan.splits, [str(group) for group in plan.groups])
+        job.write(
+            classes=dataset.classes,
+            positive_class=dataset.positive_class,
+            ordinal=dataset.ordinal,
+            synthetic=dataset.synthetic,
+            pipeline=imaging.PIPELINE,
+            group_key=plan.keys.name,
+            group_description=plan.keys.description,
+            counts=_split_counts(manifest),
+            class_weights=splitting.class_weights(train),
+            warnings=plan.warnings,
+            shared_patients=shared,
+            excluded=dataset.unreadable_count + dataset.images.count() - len(plan.images),
+            dataset_digest=dataset.digest,
+            split_digest=_split_digest(manifest),
+            cache_digest=cache_digest,
+            cache_bytes=sum(path.stat().st_size for path in job.cache_folder.iterdir()),
+        )
+        job.succeed(f"{len(manifest)} images prepared, {shared} shared patients", after={"split": job.split_digest})
+
+
+def _split_counts(manifest: list[PreparedImage]) -> dict[str, dict[str, int]]:
+    counts = {split: Counter[str]() for split in SPLITS}
+    for image in manifest:
+        counts[image.split][image.class_name] += 1
+    return {split: dict(counter) for split, counter in counts.items()}
+
+
+def _split_digest(manifest: list[PreparedImage]) -> str:
+    """SHA-256 over path, pixels, class, split and group of every row: two equal digests are the same split."""
+    content = hashlib.sha256()
+    for image in sorted(manifest, key=lambda image: image.path):
+        content.update(f"{image.path}\0{image.digest}\0{image.class_name}\0{image.split}\0{image.group}\n".encode())
+    return content.hexdigest()

@@ -1,0 +1,60 @@
+"""`manage.py predict CONDITION FILE...`: analyse radiographs with the version in service, as X-ray Analysis does."""
+
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from datasets.imaging import ImageError
+from inference.engine import EngineError
+from inference.models import NoActiveModel, Prediction, model_in_service
+from xrayplatform.commands import PlatformCommand
+from xrayplatform.conditions import Condition
+
+
+class Command(PlatformCommand):
+    help = "Analyse radiographs with the model in service for a condition."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("condition", help="the condition's slug")
+        parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+
+    def run(self, options: dict[str, Any]) -> dict[str, Any]:
+        condition = Condition.objects.filter(slug=options["condition"]).first()
+        if condition is None:
+            known = ", ".join(Condition.objects.values_list("slug", flat=True)) or "none; run scan_dataset first"
+            raise CommandError(f"There is no condition {options['condition']!r}. Known conditions: {known}.")
+        try:
+            model_in_service(condition)
+        except (NoActiveModel, EngineError) as error:
+            raise CommandError(str(error)) from error
+        actor = self.actor(options)
+        predictions = [_predict(condition, path, actor) for path in options["files"]]
+        failed = all(item["error"] for item in predictions)
+        return {"predictions": predictions} | ({"failed": True} if failed else {})
+
+    def show(self, result: dict[str, Any]) -> None:
+        for item in result["predictions"]:
+            if item["error"]:
+                self.stdout.write(f"{item['file']}: {item['error']}")
+                continue
+            chances = ", ".join(f"{name} {chance:.3f}" for name, chance in item["probabilities"].items())
+            self.stdout.write(f"{item['file']}: {item['decision']} ({chances}) by {item['version']}")
+
+
+def _predict(condition: Condition, path: Path, actor: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = {"file": str(path), "version": None, "probabilities": None, "decision": None}
+    try:
+        prediction = Prediction.objects.analyse(condition, path.read_bytes(), by=actor).prediction
+    except OSError as error:
+        return answer | {"error": f"The file cannot be read: {error.strerror}."}
+    except (ImageError, EngineError) as error:
+        return answer | {"error": str(error)}
+    return answer | {
+        "version": prediction.version.number,
+        "probabilities": prediction.probabilities,
+        "decision": prediction.decision,
+        "error": None,
+    }

@@ -1,0 +1,138 @@
+"""Predictions: every answer the platform gave, with the version that gave it."""
+
+import hashlib
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.db import models, transaction
+from django.urls import reverse
+
+from datasets import imaging
+from registry.models import Deployment, ModelVersion
+from registry.statistics import decide
+from xrayplatform import audit
+from xrayplatform.conditions import Condition
+from xrayplatform.teams import TeamScopedQuerySet
+
+from .engine import Engine, Served, load
+
+# The compiled models of this process, one a condition.
+ENGINE = Engine()
+
+
+class NoActiveModel(Exception):
+    """The condition has no version in service."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A stored prediction and, only for the answer to this request, the picture the model saw (PNG).
+
+    notice: why an older version answered than the one in service; empty otherwise.
+    """
+
+    prediction: "Prediction"
+    preview: bytes
+    steps: tuple[str, ...]
+    notice: str = ""
+
+
+class PredictionQuerySet(TeamScopedQuerySet):
+    team_path = "version__condition__team"
+
+    def analyse(self, condition: Condition, source: bytes, *, by: Any) -> Analysis:
+        """Read one radiograph, ask the version in service, store the answer with its audit entry.
+
+        Raises imaging.ImageError for a file that is not a usable radiograph, NoActiveModel, EngineError.
+        The image itself is not stored, only digests of its bytes and pixels.
+        """
+        start = time.perf_counter()
+        version, served = model_in_service(condition)
+        radiograph = imaging.read(source)
+        pixels = imaging.to_model_input(radiograph.pixels, version.image_size, version.preprocessing["fit"])
+        probabilities = served.model.predict(pixels[None])[0]
+        prediction = Prediction(
+            version=version,
+            probabilities=dict(zip(version.classes, map(float, probabilities), strict=True)),
+            threshold=version.threshold,
+            decision=decide(probabilities[None], version.classes, version.positive_class or None, version.threshold)[0],
+            file_digest=hashlib.sha256(source).hexdigest(),
+            image_digest=radiograph.digest,
+            file_format=radiograph.format,
+            study_uid=radiograph.study_uid[:64],
+            series_uid=radiograph.series_uid[:64],
+            sop_uid=radiograph.sop_uid[:64],
+            latency_ms=1000 * (time.perf_counter() - start),
+            created_by=by,
+            request_id=audit.current_context().request_id,
+        )
+        with transaction.atomic():
+            prediction.save()
+            audit.record("prediction.create", prediction, actor=by, after={"version": str(version)})
+        notice = (
+            f"{version} answered: the version in service could not be loaded. {served.failure}"
+            if served.failure
+            else ""
+        )
+        return Analysis(prediction, imaging.to_png(pixels), radiograph.steps, notice)
+
+
+def model_in_service(condition: Condition) -> tuple[ModelVersion, Served]:
+    """The version that answers now and its compiled model; swapped when the deployment's epoch has moved on."""
+    deployment = Deployment.objects.select_related("active__condition").filter(condition=condition).first()
+    if deployment is None or deployment.active is None:
+        raise NoActiveModel(
+            f"No model is in service for {condition}. A model manager activates one under Model Management."
+        )
+    active = deployment.active
+    served = ENGINE.get(condition.slug, active.pk, deployment.epoch, lambda: load(active.folder, active.sha256))
+    if served.version_id == active.pk:
+        return active, served
+    return ModelVersion.objects.select_related("condition").get(pk=served.version_id), served
+
+
+class Prediction(models.Model):
+    """One answer of one version about one radiograph. Rows are only ever added."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    version = models.ForeignKey(ModelVersion, models.PROTECT, related_name="predictions")
+    probabilities = models.JSONField()
+    threshold = models.FloatField(null=True)
+    decision = models.CharField(max_length=200)
+    file_digest = models.CharField(max_length=64, db_index=True)
+    image_digest = models.CharField(max_length=64, db_index=True)
+    file_format = models.CharField(max_length=10)
+    study_uid = models.CharField(max_length=64, blank=True)
+    series_uid = models.CharField(max_length=64, blank=True)
+    sop_uid = models.CharField(max_length=64, blank=True)
+    latency_ms = models.FloatField()
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+    request_id = models.CharField(max_length=64)
+
+    objects = PredictionQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.version}: {self.decision}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise TypeError("A prediction is never changed.")
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("A prediction is never deleted.")
+
+    def get_absolute_url(self) -> str:
+        return reverse("inference:prediction-detail", args=[self.pk])
+
+    @property
+    def ranked(self) -> list[tuple[str, float]]:
+        """Classes with their probabilities, most probable first."""
+        return sorted(self.probabilities.items(), key=lambda item: -item[1])

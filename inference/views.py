@@ -1,0 +1,84 @@
+"""Pages: X-ray Analysis, one prediction, and the history."""
+
+import base64
+from http import HTTPStatus
+
+from django.core.paginator import Paginator
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.http import require_GET, require_http_methods
+
+from datasets.imaging import ImageError
+from registry.models import Deployment
+from xrayplatform import audit
+from xrayplatform.access import allow
+from xrayplatform.http import HtmxHttpRequest
+
+from .engine import EngineError
+from .forms import AnalysisForm
+from .models import NoActiveModel, Prediction
+
+
+@allow("inference.add_prediction")
+@require_http_methods(["GET", "POST"])
+def prediction_create(request: HtmxHttpRequest) -> HttpResponse:
+    form = AnalysisForm(
+        request.POST or None,
+        request.FILES or None,
+        user=request.user,
+        initial={"condition": request.GET.get("condition", "")},
+    )
+    context = {"form": form, "deployments": _in_service(request)}
+    status = HTTPStatus.OK
+    if request.method == "POST":
+        status = _answer(request, form, context)
+    template = "inference/_analysis.html" if request.htmx else "inference/prediction_create.html"
+    response = render(request, template, context, status=status)
+    if "analysis" in context:
+        response["HX-Push-Url"] = context["analysis"].prediction.get_absolute_url()
+    return response
+
+
+def _answer(request: HttpRequest, form: AnalysisForm, context: dict) -> HTTPStatus:
+    """Put the analysis, or the reason why there is none, into the context."""
+    if not form.is_valid():
+        return HTTPStatus.BAD_REQUEST
+    image = form.cleaned_data["image"]
+    try:
+        analysis = Prediction.objects.analyse(form.cleaned_data["condition"], image.read(), by=request.user)
+    except ImageError as error:
+        form.add_error("image", str(error))
+        return HTTPStatus.BAD_REQUEST
+    except NoActiveModel as error:
+        form.add_error("condition", str(error))
+        return HTTPStatus.CONFLICT
+    except EngineError as error:
+        form.add_error(None, str(error))
+        return HTTPStatus.SERVICE_UNAVAILABLE
+    context["analysis"] = analysis
+    context["preview"] = "data:image/png;base64," + base64.b64encode(analysis.preview).decode()
+    return HTTPStatus.OK
+
+
+def _in_service(request: HttpRequest) -> dict[str, Deployment]:
+    deployments = Deployment.objects.select_related("condition", "active__condition").filter(active__isnull=False)
+    return {deployment.condition.slug: deployment for deployment in deployments}
+
+
+@allow("inference.view_prediction")
+@require_GET
+def prediction_detail(request: HttpRequest, pk: str) -> HttpResponse:
+    predictions = Prediction.objects.visible_to(request.user).select_related("version__condition", "created_by")
+    prediction = get_object_or_404(predictions, pk=pk)
+    with transaction.atomic():
+        audit.record("prediction.view", prediction, actor=request.user)
+    return render(request, "inference/prediction_detail.html", {"prediction": prediction})
+
+
+@allow("inference.view_prediction")
+@require_GET
+def prediction_list(request: HttpRequest) -> HttpResponse:
+    predictions = Prediction.objects.visible_to(request.user).select_related("version__condition", "created_by")
+    page = Paginator(predictions, 50).get_page(request.GET.get("page"))
+    return render(request, "inference/prediction_list.html", {"page": page})

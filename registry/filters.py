@@ -1,0 +1,29 @@
+"""Search and filter of model versions, the same for the page and the API."""
+
+import django_filters
+from django.db.models import Q, QuerySet
+
+from xrayplatform.conditions import Condition
+
+from .models import ModelVersion
+
+
+class ModelVersionFilter(django_filters.FilterSet):
+    q = django_filters.CharFilter(method="search", label="Search")
+    condition = django_filters.ModelChoiceFilter(
+        queryset=lambda request: Condition.objects.visible_to(request.user),
+        to_field_name="slug",
+        empty_label="Every condition",
+    )
+    architecture = django_filters.AllValuesFilter(empty_label="Every architecture")
+    state = django_filters.ChoiceFilter(choices=ModelVersion.State, empty_label="Every state")
+    min_auc = django_filters.NumberFilter("auc", "gte", label="AUC at least")
+
+    class Meta:
+        model = ModelVersion
+        fields = ["q", "condition", "architecture", "state", "min_auc"]
+
+    def search(self, queryset: QuerySet, name: str, value: str) -> QuerySet:
+        words = Q(condition__name__icontains=value) | Q(condition__slug__icontains=value)
+        words |= Q(architecture__icontains=value) | Q(dataset_name__icontains=value) | Q(sha256__startswith=value)
+        return queryset.filter(words)

@@ -1,0 +1,213 @@
+"""The registry: immutable model versions, and which one is in service for each condition."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import models, transaction
+from django.urls import reverse
+
+from xrayplatform import audit
+from xrayplatform.conditions import Condition
+from xrayplatform.teams import TeamScopedQuerySet
+
+from . import artifacts
+
+
+class ActivationError(Exception):
+    """The version cannot be put in service; what is in service stays."""
+
+
+class ModelVersionQuerySet(TeamScopedQuerySet):
+    team_path = "condition__team"
+
+    def numbered(self, condition: str, number: int) -> "ModelVersion":
+        """A version by its condition's slug and its number. Raises DoesNotExist, naming those there are."""
+        versions = self.select_related("condition")
+        version = versions.filter(condition__slug=condition, number=number).first()
+        if version is None:
+            known = ", ".join(str(known) for known in versions.order_by("pk")) or "none; train one first"
+            raise ModelVersion.DoesNotExist(f"There is no version {number} of {condition!r}. Known versions: {known}.")
+        return version
+
+    def with_activity(self) -> "ModelVersionQuerySet":
+        """Annotated with `is_active`: in service for its condition."""
+        return self.annotate(is_active=models.Exists(Deployment.objects.filter(active=models.OuterRef("pk"))))
+
+    def register(
+        self, condition: Condition, staged: Path, *, sha256: str, manifest: dict[str, Any], by: Any, **fields: Any
+    ) -> "ModelVersion":
+        """Give a staged artifact folder the condition's next number and move it into the registry.
+
+        The row, the folder and the audit entry appear together: the condition is locked until the commit, so that
+        no number is given twice, and a folder that a crash left under an unused number is replaced.
+        """
+        with transaction.atomic():
+            Condition.objects.select_for_update().get(pk=condition.pk)
+            newest = self.filter(condition=condition).aggregate(models.Max("number"))["number__max"] or 0
+            version = ModelVersion(
+                condition=condition,
+                number=newest + 1,
+                sha256=sha256,
+                architecture=manifest["architecture"],
+                image_size=manifest["image_size"],
+                classes=manifest["classes"],
+                positive_class=manifest["positive_class"] or "",
+                preprocessing=manifest["preprocessing"],
+                threshold=manifest["threshold"],
+                temperature=manifest["temperature"],
+                metrics=manifest["metrics"]["test"],
+                validation_metrics=manifest["metrics"]["validation"],
+                configuration=manifest["configuration"],
+                initial_weights=manifest["initial_weights"],
+                environment=manifest["environment"],
+                created_by=by,
+                **fields,
+            )
+            artifacts.place(staged, version.folder)
+            version.size = sum(path.stat().st_size for path in version.folder.rglob("*") if path.is_file())
+            version.save()
+            audit.record("version.register", version, actor=by, after={"sha256": sha256})
+        return version
+
+
+class ModelVersion(models.Model):
+    """One trained model of a condition. Its content never changes; only `state` does."""
+
+    class State(models.TextChoices):
+        CANDIDATE = "candidate", "Candidate"
+        APPROVED = "approved", "Approved"
+        ARCHIVED = "archived", "Archived"
+
+    MUTABLE = {"state"}
+
+    condition = models.ForeignKey(Condition, models.PROTECT, related_name="versions")
+    number = models.PositiveIntegerField()
+    architecture = models.CharField(max_length=60)
+    image_size = models.PositiveSmallIntegerField()
+    classes = models.JSONField()
+    positive_class = models.CharField(max_length=200, blank=True)
+    preprocessing = models.JSONField()
+    threshold = models.FloatField(null=True)
+    temperature = models.FloatField(default=1.0)
+    metrics = models.JSONField(help_text="on the locked test part")
+    validation_metrics = models.JSONField(default=dict, help_text="on the part that chose epoch and threshold")
+    accuracy = models.FloatField(null=True, help_text="test accuracy, for search and order")
+    auc = models.FloatField(null=True, help_text="test area under the ROC curve, for search and order")
+    configuration = models.JSONField()
+    initial_weights = models.CharField(max_length=100)
+    environment = models.JSONField()
+    sha256 = models.CharField(max_length=64, help_text="of the manifest, which lists every file's own digest")
+    size = models.BigIntegerField(help_text="bytes")
+    parent = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="children")
+    dataset_name = models.CharField(max_length=400)
+    dataset_digest = models.CharField(max_length=64)
+    split_digest = models.CharField(max_length=64)
+    synthetic = models.BooleanField(default=False, help_text="trained on synthetic sample images")
+    origin = models.CharField(max_length=200)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    state = models.CharField(max_length=10, choices=State, default=State.CANDIDATE)
+
+    objects = ModelVersionQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [models.UniqueConstraint(fields=["condition", "number"], name="one_version_per_number")]
+        permissions = [("activate_modelversion", "Can put a version in service")]
+
+    def __str__(self) -> str:
+        return f"{self.condition.slug} v{self.number}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding and not (self.MUTABLE >= set(kwargs.get("update_fields") or ["everything"])):
+            raise TypeError("The content of a model version never changes; train or import a new version.")
+        if self._state.adding:
+            self.accuracy, self.auc = self.metrics.get("accuracy"), self.metrics.get("auc")
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("A model version is never deleted; archive it.")
+
+    def get_absolute_url(self) -> str:
+        return reverse("registry:version-detail", args=[self.pk])
+
+    @property
+    def folder(self) -> Path:
+        return Path(settings.MODEL_ROOT) / "registry" / self.condition.slug / str(self.number)
+
+    def activate(self, *, by: Any, reason: str = "") -> "Deployment":
+        """Put this version in service for its condition. Raises ActivationError and leaves things as they are.
+
+        The files are verified before the transaction; then the deployment row is locked, so that of two managers who
+        click at once the second sees the first's choice in the history.
+        """
+        if self.state == self.State.ARCHIVED:
+            raise ActivationError(f"{self} is archived. Only candidates and approved versions can be put in service.")
+        try:
+            artifacts.load(self.folder, self.sha256)
+        except artifacts.ArtifactError as error:
+            raise ActivationError(f"{self} was not activated: {error} The version in service stays.") from error
+        with transaction.atomic():
+            Condition.objects.select_for_update().get(pk=self.condition_id)
+            deployment, _ = Deployment.objects.get_or_create(condition=self.condition)
+            before = deployment.active
+            if before == self:
+                return deployment
+            deployment.previous, deployment.active = before, self
+            deployment.epoch += 1
+            deployment.save()
+            Activation.objects.create(
+                condition=self.condition, from_version=before, to_version=self, by=by, reason=reason
+            )
+            audit.record(
+                "version.activate",
+                self,
+                actor=by,
+                before={"active": str(before) if before else None},
+                after={"active": str(self), "reason": reason},
+            )
+        return deployment
+
+
+class Deployment(models.Model):
+    """Which version of a condition is in service. Every process compares `epoch` to know when to swap."""
+
+    condition = models.OneToOneField(Condition, models.PROTECT, related_name="deployment")
+    active = models.ForeignKey(ModelVersion, models.PROTECT, null=True, related_name="+")
+    previous = models.ForeignKey(ModelVersion, models.PROTECT, null=True, related_name="+")
+    epoch = models.PositiveIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.condition}: {self.active or 'nothing in service'}"
+
+
+class Activation(models.Model):
+    """The history of what was in service; rows are only ever added."""
+
+    condition = models.ForeignKey(Condition, models.PROTECT, related_name="activations")
+    at = models.DateTimeField(auto_now_add=True)
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+    from_version = models.ForeignKey(ModelVersion, models.PROTECT, null=True, related_name="+")
+    to_version = models.ForeignKey(ModelVersion, models.PROTECT, related_name="activations")
+    reason = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M} {self.to_version}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise TypeError("The history of activations is never changed.")
+        super().save(*args, **kwargs)
+
+
+def staging_folder(name: str) -> Path:
+    """An empty folder on the registry's own file system, so that moving it into place is one rename."""
+    folder = Path(settings.MODEL_ROOT) / "registry" / ".staging" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder

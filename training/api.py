@@ -1,0 +1,77 @@
+"""API: training runs."""
+
+from typing import Any
+
+from django.db import transaction
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, status
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import GenericViewSet
+
+from xrayplatform.http import Conflict
+from xrayplatform.jobs import JobError
+
+from .models import TrainingRun
+from .serializers import EpochMetricSerializer, RunLogSerializer, RunSerializer, StartRunSerializer
+
+
+class RunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
+    """Training runs: start, follow, cancel."""
+
+    queryset = TrainingRun.objects.none()
+    serializer_class = RunSerializer
+    filterset_fields = ["state", "architecture", "preparation"]
+    permissions = {
+        "list": "training.view_trainingrun",
+        "retrieve": "training.view_trainingrun",
+        "create": "training.add_trainingrun",
+        "cancel": "training.cancel_trainingrun",
+        "metrics": "training.view_epochmetric",
+        "log": "training.view_trainingrun",
+    }
+
+    def get_queryset(self) -> QuerySet:
+        runs = TrainingRun.objects.visible_to(self.request.user)
+        return runs.select_related("preparation__dataset__condition", "version")
+
+    @extend_schema(request=StartRunSerializer, responses={202: RunSerializer})
+    def create(self, request: Request) -> Response:
+        wanted = StartRunSerializer(data=request.data, context={"request": request})
+        wanted.is_valid(raise_exception=True)
+        values = wanted.validated_data
+        try:
+            with transaction.atomic():
+                run = TrainingRun.create(
+                    values["dataset"],
+                    values["architecture"],
+                    values["configuration"],
+                    request.user,
+                    preset=values["preset"],
+                )
+                run.enqueue()
+        except JobError as error:
+            raise Conflict(f"{error} {error.hint}") from error
+        return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(request=None, responses=RunSerializer)
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, pk: Any = None) -> Response:
+        """Ask the run to stop; it ends within 30 seconds."""
+        run = self.get_object()
+        run.request_cancel(request.user)
+        return Response(RunSerializer(run).data)
+
+    @extend_schema(responses=EpochMetricSerializer(many=True))
+    @action(detail=True, pagination_class=None, filter_backends=[])
+    def metrics(self, request: Request, pk: Any = None) -> Response:
+        """What each finished epoch ended with."""
+        return Response(EpochMetricSerializer(self.get_object().metrics.all(), many=True).data)
+
+    @extend_schema(responses=RunLogSerializer)
+    @action(detail=True)
+    def log(self, request: Request, pk: Any = None) -> Response:
+        """The last lines of the run's log."""
+        return Response({"log": self.get_object().log_tail(200)})

@@ -1,0 +1,194 @@
+"""How a training is to run: the three presets, the advanced options and their JSON form. Imports no Keras."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
+SCHEDULES = ("cosine", "plateau")
+
+
+class ConfigurationError(ValueError):
+    """A training option cannot be used. `field` names it; the message gives the allowed range."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Allowed values of a number: the bounds belong to the range; `above` is a lower bound that does not."""
+
+    kind: type[int] | type[float]
+    low: float
+    high: float
+    above: bool = False
+
+    def check(self, field: str, value: object) -> int | float:
+        number = self._number(value)
+        if number is None or not self._holds(number):
+            raise ConfigurationError(field, f"{_words(field)} must be {self}, not {value!r}.")
+        return number
+
+    def _number(self, value: object) -> int | float | None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        if self.kind is float:
+            return float(value)
+        return int(value) if math.isfinite(value) and value == int(value) else None
+
+    def _holds(self, number: float) -> bool:
+        return (self.low < number if self.above else self.low <= number) and number <= self.high
+
+    def __str__(self) -> str:
+        noun = "a whole number" if self.kind is int else "a number"
+        return f"{noun} {'above' if self.above else 'from'} {self.low:g} {'up ' if self.above else ''}to {self.high:g}"
+
+
+_RANGES = {
+    "epochs": _Range(int, 1, 500),
+    "batch_size": _Range(int, 1, 512),
+    "learning_rate": _Range(float, 0, 1, above=True),
+    "weight_decay": _Range(float, 0, 0.5),
+    "warmup_fraction": _Range(float, 0, 0.5),
+    "label_smoothing": _Range(float, 0, 0.3),
+    "dropout": _Range(float, 0, 0.8),
+    "early_stopping_patience": _Range(int, 1, 100),
+    "minimum_steps": _Range(int, 1, 1000),
+    "head_epochs": _Range(int, 0, 50),
+    "fine_tuning_factor": _Range(float, 0, 1, above=True),
+    "seed": _Range(int, 0, 2**31 - 1),
+    "shift": _Range(float, 0, 0.3),
+    "zoom": _Range(float, 0, 0.5),
+    "rotation": _Range(float, 0, 45),
+    "contrast": _Range(float, 0, 0.9),
+    "brightness": _Range(float, 0, 0.5),
+}
+_CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+_OPTIONAL = ("learning_rate", "minimum_steps")
+_FLAGS = ("class_weights",)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Every option of one training. Early stopping, best-weights checkpoint and rate reduction are always on.
+
+    learning_rate, minimum_steps: None takes the architecture's own. schedule: "cosine" warms up linearly over
+    `warmup_fraction` of all steps and then falls along a half cosine (Loshchilov and Hutter 2017); "plateau" halves
+    the rate when the validation loss stands still. minimum_steps: optimizer steps an epoch has at least; a small
+    dataset is gone through several times an epoch, each time augmented differently, to reach it.
+    head_epochs, fine_tuning_factor: with pretrained weights, the epochs in which only the new head learns, and the
+    learning rate afterwards relative to `learning_rate`.
+    shift, zoom: largest displacement and scaling, as fractions of the side. rotation: degrees.
+    contrast, brightness: largest relative change of contrast, and of the grey value where white is 1.
+    """
+
+    epochs: int = 25
+    batch_size: int = 32
+    learning_rate: float | None = None
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    schedule: str = "cosine"
+    warmup_fraction: float = 0.1
+    label_smoothing: float = 0.05
+    dropout: float = 0.2
+    early_stopping_patience: int = 8
+    minimum_steps: int | None = None
+    head_epochs: int = 2
+    fine_tuning_factor: float = 0.1
+    seed: int = 0
+    class_weights: bool = True
+    shift: float = 0.05
+    zoom: float = 0.1
+    rotation: float = 0.0
+    contrast: float = 0.2
+    brightness: float = 0.05
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, _checked(field.name, getattr(self, field.name)))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The configuration stored by `to_json`. Options that are absent take their default.
+
+        Raises ConfigurationError for an unknown option or a value out of range.
+        """
+        _refuse_unknown(data)
+        return cls(**data)
+
+    def with_options(self, **options: Any) -> Self:
+        """A copy with some options changed. Raises ConfigurationError for an unknown or unusable one."""
+        return self.from_json({**asdict(self), **options})
+
+
+def _checked(field: str, value: Any) -> Any:
+    if field in _OPTIONAL and value is None:
+        return None
+    if field in _RANGES:
+        return _RANGES[field].check(field, value)
+    if field in _CHOICES and value not in _CHOICES[field]:
+        raise ConfigurationError(field, f"{_words(field)} must be one of {', '.join(_CHOICES[field])}, not {value!r}.")
+    if field in _FLAGS and not isinstance(value, bool):
+        raise ConfigurationError(field, f"{_words(field)} must be true or false, not {value!r}.")
+    return value
+
+
+def _refuse_unknown(options: Mapping[str, Any]) -> None:
+    known = [field.name for field in fields(Configuration)]
+    for name in options:
+        if name not in known:
+            raise ConfigurationError(name, f"There is no training option {name!r}; there are {', '.join(known)}.")
+
+
+def _words(field: str) -> str:
+    return field.replace("_", " ").capitalize()
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A configuration with the words a user chooses it by."""
+
+    id: str
+    label: str
+    description: str
+    expectation: str
+    configuration: Configuration
+
+
+PRESETS: dict[str, Preset] = {
+    preset.id: preset
+    for preset in (
+        Preset(
+            "quick",
+            "Quick Test",
+            "5 epochs: does this dataset teach a model anything at all?",
+            "Custom_CNN takes a minute or two for 2,500 images on a small server without a GPU; the large networks "
+            "take far longer there. A first figure to judge the data by, not a model to put in service.",
+            Configuration(epochs=5, early_stopping_patience=4),
+        ),
+        Preset(
+            "standard",
+            "Standard",
+            "25 epochs: the usual choice for a model that is meant to be used.",
+            "About five times the time of Quick Test, less when training stops early because validation no longer "
+            "improves. Usually within a point or two of the best this architecture can do.",
+            Configuration(epochs=25, early_stopping_patience=8),
+        ),
+        Preset(
+            "intensive",
+            "Intensive",
+            "50 epochs with stronger augmentation: the last bit of accuracy.",
+            "Up to ten times the time of Quick Test: plan it for the night. Pays off with large datasets or several "
+            "classes; with a few hundred images it seldom beats Standard.",
+            Configuration(
+                epochs=50, early_stopping_patience=12, shift=0.08, zoom=0.15, rotation=5.0, contrast=0.3, dropout=0.3
+            ),
+        ),
+    )
+}

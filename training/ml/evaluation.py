@@ -1,0 +1,89 @@
+"""Predictions of a trained network on its validation and test images, and the figures they give."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.cache import PreparedData
+from registry import statistics
+from training.ml import pipeline
+
+
+@dataclass(frozen=True)
+class SplitPredictions:
+    """Rows of the cache and, for each, label, group and probabilities float64 (N, C)."""
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of validation and test, at the threshold that validation chose (None for more than two classes)."""
+
+    validation: SplitPredictions
+    test: SplitPredictions
+    threshold: float | None
+    metrics: dict[str, dict[str, Any]]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Flat names and arrays, to be stored with a model version."""
+        splits = {"validation": self.validation, "test": self.test}
+        return {f"{name}_{key}": value for name, split in splits.items() for key, value in vars(split).items()}
+
+
+def evaluate(model: Any, data: PreparedData, batch_size: int, between: Callable[[float], None]) -> Evaluation:
+    """Predict validation and test and compute their figures.
+
+    The test images have no part in any choice: the threshold comes from validation. `between` is called after each
+    batch with the share done; what it raises ends the evaluation.
+    """
+    total = len(data.indices("validation")) + len(data.indices("test"))
+    validation = _split(model, data, "validation", batch_size, lambda done: between(done / total))
+    before = len(validation.rows)
+    test = _split(model, data, "test", batch_size, lambda done: between((before + done) / total))
+    threshold = choose_threshold(validation, data)
+    splits = {"validation": validation, "test": test}
+    metrics = {name: _metrics(split, data, threshold) for name, split in splits.items()}
+    return Evaluation(validation, test, threshold, metrics)
+
+
+def choose_threshold(validation: SplitPredictions, data: PreparedData) -> float | None:
+    """The threshold for the positive class of two, chosen on validation; None for more classes."""
+    if len(data.classes) != 2:
+        return None
+    positive = data.classes.index(data.positive_class)
+    return statistics.choose_threshold(validation.labels == positive, validation.probabilities[:, positive])
+
+
+def predict(
+    model: Any, batches: Iterable[NDArray[np.float32]], between: Callable[[int], None] | None = None
+) -> NDArray[np.float64]:
+    """Probabilities float64 (N, C), rows summing to 1. `between` is called after each batch with the images done."""
+    parts = [np.zeros((0, model.output_shape[-1]))]
+    done = 0
+    for batch in batches:
+        parts.append(np.asarray(model.predict_on_batch(batch), np.float64))
+        done += len(batch)
+        if between is not None:
+            between(done)
+    probabilities = np.concatenate(parts)
+    return np.asarray(probabilities / probabilities.sum(axis=1, keepdims=True), np.float64)
+
+
+def _split(
+    model: Any, data: PreparedData, split: str, batch_size: int, between: Callable[[int], None]
+) -> SplitPredictions:
+    rows = data.indices(split)
+    probabilities = predict(model, pipeline.input_batches(data, rows, batch_size), between)
+    return SplitPredictions(rows, data.labels[rows], data.groups[rows], probabilities)
+
+
+def _metrics(split: SplitPredictions, data: PreparedData, threshold: float | None) -> dict[str, Any]:
+    positive = data.positive_class if threshold is not None else None
+    return statistics.classification_metrics(split.labels, split.probabilities, data.classes, positive, threshold)

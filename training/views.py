@@ -1,0 +1,113 @@
+"""Pages: Model Training, one run with its live view, and the fragments that keep it live."""
+
+from django.conf import settings
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from datasets.models import Dataset
+from xrayplatform.access import allow
+from xrayplatform.http import HtmxHttpRequest
+from xrayplatform.jobs import JobError
+from xrayplatform.system import resources
+
+from .configurations import PRESETS
+from .forms import RunForm
+from .ml.architectures import ARCHITECTURES, pretrained_weights
+from .models import NotPrepared, TrainingRun
+
+
+@allow("training.view_trainingrun")
+@require_GET
+def run_list(request: HttpRequest) -> HttpResponse:
+    runs = TrainingRun.objects.visible_to(request.user).select_related(
+        "preparation__dataset__condition", "version__condition", "created_by"
+    )
+    return render(request, "training/run_list.html", {"page": Paginator(runs, 25).get_page(request.GET.get("page"))})
+
+
+@allow("training.add_trainingrun")
+@require_http_methods(["GET", "POST"])
+def run_create(request: HttpRequest) -> HttpResponse:
+    form = RunForm(request.POST or None, user=request.user, initial=_initial(request))
+    unprepared = None
+    if request.method == "POST" and form.is_valid():
+        try:
+            with transaction.atomic():
+                run = TrainingRun.create(
+                    form.cleaned_data["dataset"],
+                    form.cleaned_data["architecture"],
+                    form.run_configuration,
+                    request.user,
+                    preset=form.cleaned_data["configuration"],
+                )
+                run.enqueue()
+            return redirect(run)
+        except NotPrepared:
+            unprepared = form.cleaned_data["dataset"]
+        except JobError as error:
+            messages.error(request, f"{error} {error.hint}")
+    context = {
+        "form": form,
+        "unprepared": unprepared,
+        "datasets": Dataset.objects.visible_to(request.user).filter(state=Dataset.State.PRESENT),
+        "architectures": [
+            (item, pretrained_weights(key, settings.MODEL_ROOT / "pretrained") is not None)
+            for key, item in ARCHITECTURES.items()
+        ],
+        "presets": PRESETS.items(),
+    }
+    return render(request, "training/run_create.html", context, status=200 if request.method == "GET" else 400)
+
+
+def _initial(request: HttpRequest) -> dict[str, str]:
+    return {
+        "dataset": request.GET.get("dataset", ""),
+        "architecture": "Custom_CNN",
+        "configuration": "quick",
+    }
+
+
+def _run(request: HttpRequest, pk: int) -> TrainingRun:
+    runs = TrainingRun.objects.visible_to(request.user).select_related(
+        "preparation__dataset__condition", "version__condition", "created_by"
+    )
+    return get_object_or_404(runs, pk=pk)
+
+
+@allow("training.view_trainingrun")
+@require_GET
+def run_detail(request: HttpRequest, pk: int) -> HttpResponse:
+    run = _run(request, pk)
+    context = {"run": run, "resources": resources(), "log": run.log_tail(), "metrics": run.metrics.all()}
+    return render(request, "training/run_detail.html", context)
+
+
+@allow("training.view_trainingrun")
+@require_GET
+def run_status(request: HtmxHttpRequest, pk: int) -> HttpResponse:
+    """What changes while a run goes on; asks for a full reload once, when the run has ended."""
+    run = _run(request, pk)
+    context = {"run": run, "resources": resources(), "log": run.log_tail(), "metrics": run.metrics.all()}
+    response = render(request, "training/_run_status.html", context)
+    if not run.is_active:
+        response["HX-Refresh"] = "true"
+    return response
+
+
+@allow("training.view_epochmetric")
+@require_GET
+def run_curves(request: HttpRequest, pk: int) -> JsonResponse:
+    return JsonResponse(_run(request, pk).curves)
+
+
+@allow("training.cancel_trainingrun")
+@require_POST
+def run_cancel(request: HttpRequest, pk: int) -> HttpResponse:
+    run = _run(request, pk)
+    if not run.request_cancel(request.user):
+        messages.info(request, "The run had already ended.")
+    return redirect(run)

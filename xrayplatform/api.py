@@ -1,0 +1,122 @@
+"""The API's one router: it alone, with `urls.py`, sees every app."""
+
+from typing import Any
+
+from django.contrib.auth import authenticate
+from django.db import transaction
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema
+from knox.models import AuthToken
+from rest_framework import serializers, status
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.routers import DefaultRouter
+from rest_framework.viewsets import ReadOnlyModelViewSet, ViewSet
+
+from datasets.api import DatasetViewSet, PreparationViewSet, ScanViewSet
+from inference.api import PredictionViewSet
+from registry.api import ModelVersionViewSet
+from training.api import RunViewSet
+
+from . import audit, system
+from .conditions import Condition
+
+
+class ConditionSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = Condition
+        fields = ["id", "slug", "name", "body_part", "intended_use", "team"]
+        read_only_fields = fields
+
+
+class ConditionViewSet(ReadOnlyModelViewSet):
+    """The clinical questions that models answer."""
+
+    queryset = Condition.objects.none()
+    serializer_class = ConditionSerializer
+    lookup_field = "slug"
+    permissions = {"list": "xrayplatform.view_condition", "retrieve": "xrayplatform.view_condition"}
+
+    def get_queryset(self) -> QuerySet:
+        return Condition.objects.visible_to(self.request.user)
+
+
+class AuditEntrySerializer(serializers.ModelSerializer):
+    class Meta:
+        model = audit.AuditEntry
+        fields = [
+            "seq", "at", "actor_name", "role", "address", "channel", "request_id", "action", "object_type",
+            "object_id", "object_label", "outcome", "before", "after",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+
+class AuditEntryViewSet(ReadOnlyModelViewSet):
+    """Who did what, newest first."""
+
+    queryset = audit.AuditEntry.objects.all()
+    serializer_class = AuditEntrySerializer
+    filterset_fields = ["action", "outcome", "object_type", "object_id"]
+    permissions = {"list": "xrayplatform.view_auditentry", "retrieve": "xrayplatform.view_auditentry"}
+
+
+class SystemSerializer(serializers.Serializer):
+    resources = serializers.DictField()
+    queues = serializers.ListField(child=serializers.DictField())
+
+
+class SystemViewSet(ViewSet):
+    """Disk, memory, CPU, GPU and the queues."""
+
+    permissions = {"list": "xrayplatform.view_system"}
+
+    @extend_schema(responses=SystemSerializer)
+    def list(self, request: Request) -> Response:
+        return Response({"resources": system.resources().to_json(), "queues": system.queue_status()})
+
+
+class LoginSerializer(serializers.Serializer):
+    username = serializers.CharField(max_length=150)
+    password = serializers.CharField(max_length=500, trim_whitespace=False)
+
+
+class TokenSerializer(serializers.Serializer):
+    token = serializers.CharField()
+    expiry = serializers.DateTimeField()
+
+
+class TokenViewSet(ViewSet):
+    """Exchange a user name and password for a token; send it as `Authorization: Token ...`."""
+
+    authentication_classes: list[Any] = []
+    permission_classes = [AllowAny]
+
+    @extend_schema(request=LoginSerializer, responses={201: TokenSerializer}, auth=[])
+    def create(self, request: Request) -> Response:
+        given = LoginSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        user = authenticate(request, **given.validated_data)
+        if user is None:
+            refused = audit.AuditEntry.Outcome.REFUSED
+            audit.record("token.create", actor_name=given.validated_data["username"], outcome=refused)
+            raise AuthenticationFailed("The user name or the password is wrong.")
+        with transaction.atomic():
+            token, secret = AuthToken.objects.create(user)
+            audit.record("token.create", user, actor=user, after={"token": token.token_key})
+        return Response({"token": secret, "expiry": token.expiry}, status=status.HTTP_201_CREATED)
+
+
+router = DefaultRouter()
+router.include_root_view = False
+router.register("conditions", ConditionViewSet, "condition")
+router.register("datasets", DatasetViewSet, "dataset")
+router.register("scans", ScanViewSet, "scan")
+router.register("preparations", PreparationViewSet, "preparation")
+router.register("runs", RunViewSet, "run")
+router.register("versions", ModelVersionViewSet, "version")
+router.register("predictions", PredictionViewSet, "prediction")
+router.register("system", SystemViewSet, "system")
+router.register("audit", AuditEntryViewSet, "auditentry")
+router.register("tokens", TokenViewSet, "token")

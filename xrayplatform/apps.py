@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class XrayPlatformConfig(AppConfig):
+    name = "xrayplatform"
+    verbose_name = "Platform"

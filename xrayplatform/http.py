@@ -1,0 +1,150 @@
+"""What every request passes through: upload limit, audit context, idle log-off; and errors as problem details."""
+
+import time
+import uuid
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django_htmx.middleware import HtmxDetails
+from rest_framework import exceptions
+from rest_framework.pagination import CursorPagination
+from rest_framework.response import Response
+from rest_framework.views import exception_handler
+
+from . import audit
+
+GetResponse = Callable[[HttpRequest], HttpResponse]
+TOUCH_SESSION_EVERY_SECONDS = 60
+
+
+class HtmxHttpRequest(HttpRequest):
+    htmx: HtmxDetails
+
+
+class UploadLimitMiddleware:
+    """Refuses a body above MAX_UPLOAD_MB by its announced length, before a byte of it is read."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if _announced_length(request) > settings.MAX_UPLOAD_MB * 1024 * 1024:
+            return too_large(request)
+        return self.get_response(request)
+
+
+def _announced_length(request: HttpRequest) -> int:
+    try:
+        return int(request.META.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        return 0
+
+
+def too_large(request: HttpRequest) -> HttpResponse:
+    detail = (
+        f"The upload is larger than the limit of {settings.MAX_UPLOAD_MB} MB. Send fewer or smaller files, or ask an "
+        "administrator to raise MAX_UPLOAD_MB."
+    )
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    if request.path.startswith("/api/"):
+        return problem_response(status, detail)
+    return render(request, "error.html", {"title": "The upload is too large", "detail": detail}, status=status)
+
+
+class RequestContextMiddleware:
+    """Gives audit entries the request's address and id, and prolongs the session when a person did something."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        request_id = uuid.uuid4().hex
+        token = audit.context.set(
+            audit.Context(
+                address=request.META.get("REMOTE_ADDR", ""),
+                request_id=request_id,
+                channel="api" if request.path.startswith("/api/") else "web",
+            )
+        )
+        try:
+            _touch_session(request)
+            response = self.get_response(request)
+        finally:
+            audit.context.reset(token)
+        response["X-Request-Id"] = request_id
+        return response
+
+
+def _touch_session(request: HttpRequest) -> None:
+    """An open page that polls must not keep its user logged in; and a write a minute is enough."""
+    if request.headers.get("X-Poll") or not request.user.is_authenticated:
+        return
+    now = int(time.time())
+    if now - request.session.get("seen", 0) >= TOUCH_SESSION_EVERY_SECONDS:
+        request.session["seen"] = now
+
+
+class NewestFirstPagination(CursorPagination):
+    ordering = "-pk"
+    page_size = 50
+    max_page_size = 200
+    page_size_query_param = "page_size"
+
+
+class Conflict(exceptions.APIException):
+    """The request is well-formed, but the object is not in a state that allows it."""
+
+    status_code = HTTPStatus.CONFLICT
+    default_code = "conflict"
+
+
+class Unavailable(exceptions.APIException):
+    status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    default_code = "unavailable"
+
+
+def problem_details(error: Exception, context: dict[str, Any]) -> Response | None:
+    """DRF's exception handler: every error as RFC 9457 problem details, and refusals into the audit log."""
+    response = exception_handler(error, context)
+    if response is None:
+        return None
+    request = context["request"]
+    if isinstance(error, PermissionDenied | exceptions.PermissionDenied):
+        record_refusal(request)
+    fields = response.data if isinstance(error, exceptions.ValidationError) else None
+    response.data = _problem(response.status_code, _detail(error, response.data), fields)
+    response.content_type = "application/problem+json"
+    return response
+
+
+def _detail(error: Exception, data: Any) -> str:
+    if isinstance(error, exceptions.ValidationError):
+        return "Some values are missing or not allowed; see `errors`."
+    if isinstance(error, Http404):
+        return "There is no such object, or it belongs to another team."
+    return str(data.get("detail", "")) if isinstance(data, dict) else str(data)
+
+
+def _problem(status: int, detail: str, errors: Any = None) -> dict[str, Any]:
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": int(status), "detail": detail}
+    if errors is not None:
+        body["errors"] = errors if isinstance(errors, dict) else {"non_field_errors": errors}
+    return body
+
+
+def problem_response(status: int, detail: str) -> JsonResponse:
+    return JsonResponse(_problem(status, detail), status=status, content_type="application/problem+json")
+
+
+def record_refusal(request: Any) -> None:
+    audit.record(
+        "access.refused",
+        actor=request.user,
+        outcome=audit.AuditEntry.Outcome.REFUSED,
+        after={"method": request.method, "path": request.path[:200]},
+    )

@@ -1,0 +1,19 @@
+"""The tables of the platform itself; each is defined beside the behaviour it belongs to."""
+
+from django.db import models
+
+from .audit import AuditEntry
+from .conditions import Condition
+from .system import WorkerSign
+from .teams import Team
+
+__all__ = ["AuditEntry", "Condition", "SystemAccess", "Team", "WorkerSign"]
+
+
+class SystemAccess(models.Model):
+    """No table: carries the permission to see System Status."""
+
+    class Meta:
+        managed = False
+        default_permissions = ()
+        permissions = [("view_system", "Can see System Status")]

@@ -1,0 +1,123 @@
+"""What the machine and the queue workers are doing: disk, memory, CPU, GPU, signs of life."""
+
+import shutil
+import socket
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+
+GIB = 1024**3
+STALE_AFTER = timedelta(minutes=3)
+CLUSTERS = {"xray": "Scan and prepare", "train": "Training"}
+
+
+class NotEnoughDisk(Exception):
+    """Writing this would leave less than MIN_FREE_DISK_GB."""
+
+
+class WorkerSign(models.Model):
+    """The last sign of life of a queue: a task that a worker really ran."""
+
+    cluster = models.CharField(max_length=20, unique=True)
+    at = models.DateTimeField()
+    host = models.CharField(max_length=200)
+
+    def __str__(self) -> str:
+        return f"{self.cluster} at {self.at:%H:%M:%S}"
+
+    @classmethod
+    def leave(cls, cluster: str) -> None:
+        cls.objects.update_or_create(cluster=cluster, defaults={"at": timezone.now(), "host": socket.gethostname()})
+
+
+@dataclass(frozen=True)
+class Gpu:
+    name: str
+    used_percent: int
+    memory_used: int
+    memory_total: int
+
+
+@dataclass(frozen=True)
+class Resources:
+    """A snapshot; sizes in bytes, CPU and GPU use in percent."""
+
+    cpu_percent: float
+    cpu_count: int
+    memory_used: int
+    memory_total: int
+    disk_free: int
+    disk_total: int
+    gpus: tuple[Gpu, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def resources() -> Resources:
+    memory = psutil.virtual_memory()
+    disk = shutil.disk_usage(_existing(settings.MODEL_ROOT))
+    return Resources(
+        cpu_percent=psutil.cpu_percent(interval=None),
+        cpu_count=psutil.cpu_count() or 1,
+        memory_used=memory.total - memory.available,
+        memory_total=memory.total,
+        disk_free=disk.free,
+        disk_total=disk.total,
+        gpus=_gpus(),
+    )
+
+
+def _gpus() -> tuple[Gpu, ...]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    found = []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        device = pynvml.nvmlDeviceGetHandleByIndex(index)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+        used = pynvml.nvmlDeviceGetUtilizationRates(device).gpu
+        found.append(Gpu(str(pynvml.nvmlDeviceGetName(device)), int(used), int(memory.used), int(memory.total)))
+    return tuple(found)
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def require_disk(bytes_needed: int) -> None:
+    """Raise NotEnoughDisk unless `bytes_needed` fit below MODEL_ROOT with MIN_FREE_DISK_GB to spare."""
+    free = shutil.disk_usage(_existing(settings.MODEL_ROOT)).free
+    reserve = settings.MIN_FREE_DISK_GB * GIB
+    if free - bytes_needed < reserve:
+        raise NotEnoughDisk(
+            f"Not enough free disk: this needs {bytes_needed / GIB:.2f} GB and {settings.MIN_FREE_DISK_GB:g} GB must "
+            f"stay free, but only {free / GIB:.2f} GB are free where models are kept."
+        )
+
+
+def queue_status() -> list[dict[str, Any]]:
+    """One row a queue: name, what it does, the last sign of life, whether it is alive."""
+    signs = {sign.cluster: sign for sign in WorkerSign.objects.all()}
+    return [_queue_row(cluster, label, signs.get(cluster)) for cluster, label in CLUSTERS.items()]
+
+
+def _queue_row(cluster: str, label: str, sign: WorkerSign | None) -> dict[str, Any]:
+    return {
+        "cluster": cluster,
+        "label": label,
+        "last_sign": sign.at if sign else None,
+        "host": sign.host if sign else "",
+        "alive": bool(sign and timezone.now() - sign.at < STALE_AFTER),
+    }

@@ -1,0 +1,106 @@
+"""Hospital teams, the roles of the platform, and who may see and do what."""
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import Group, Permission
+from django.db import models
+from rest_framework.permissions import BasePermission
+
+VIEW = [
+    "xrayplatform.view_team",
+    "xrayplatform.view_condition",
+    "datasets.view_scan",
+    "datasets.view_dataset",
+    "datasets.view_datasetimage",
+    "datasets.view_preparation",
+    "training.view_trainingrun",
+    "training.view_epochmetric",
+    "registry.view_modelversion",
+    "registry.view_deployment",
+    "registry.view_activation",
+    "inference.view_prediction",
+]
+SYSTEM = ["xrayplatform.view_system"]
+
+# A role is a Django group; `sync_roles` gives it exactly these permissions. What is not listed is denied.
+ROLES: dict[str, list[str]] = {
+    "clinician": [*VIEW, "inference.add_prediction"],
+    "data scientist": [
+        *VIEW,
+        *SYSTEM,
+        "datasets.scan_dataset",
+        "datasets.prepare_dataset",
+        "training.add_trainingrun",
+        "training.cancel_trainingrun",
+    ],
+    "model manager": [*VIEW, *SYSTEM, "registry.activate_modelversion"],
+    "administrator": [
+        *VIEW,
+        *SYSTEM,
+        "xrayplatform.add_team",
+        "xrayplatform.change_team",
+        "xrayplatform.delete_team",
+        "xrayplatform.change_condition",
+        "auth.view_group",
+        "auth.view_user",
+        "auth.add_user",
+        "auth.change_user",
+        "knox.view_authtoken",
+        "knox.delete_authtoken",
+    ],
+    "auditor": [*VIEW, *SYSTEM, "xrayplatform.view_auditentry"],
+}
+
+
+class Team(models.Model):
+    """A hospital team. What belongs to a team is invisible to everybody else."""
+
+    name = models.CharField(max_length=120, unique=True)
+    members = models.ManyToManyField(settings.AUTH_USER_MODEL, related_name="teams", blank=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class TeamScopedQuerySet(models.QuerySet):
+    """Rows that belong, through `team_path`, to one team or to none."""
+
+    team_path = "team"
+
+    def visible_to(self, user: Any) -> "TeamScopedQuerySet":
+        """What has no team, and what belongs to a team of `user`. A superuser sees everything."""
+        if user.is_superuser:
+            return self
+        # A subquery instead of a join: a user in two teams must not see a row twice.
+        teams = Team.objects.filter(members=user).values("pk")
+        return self.filter(
+            models.Q(**{f"{self.team_path}__isnull": True}) | models.Q(**{f"{self.team_path}__in": teams})
+        )
+
+
+def sync_roles() -> None:
+    """Create the role groups and give each exactly the permissions of `ROLES` (run after migrate)."""
+    for role, names in ROLES.items():
+        group, _ = Group.objects.get_or_create(name=role)
+        group.permissions.set([_permission(name) for name in names])
+
+
+def _permission(name: str) -> Permission:
+    app_label, codename = name.split(".")
+    return Permission.objects.get(content_type__app_label=app_label, codename=codename)
+
+
+class RolePermission(BasePermission):
+    """Deny by default for the API: a view names the permission of each of its actions in `permissions`."""
+
+    message = "Your role does not allow this action. Ask an administrator if you need it."
+
+    def has_permission(self, request: Any, view: Any) -> bool:
+        if not request.user.is_authenticated:
+            return False
+        needed = getattr(view, "permissions", {}).get(getattr(view, "action", None) or request.method.lower())
+        return needed is not None and (needed == "authenticated" or request.user.has_perm(needed))
