@@ -7,6 +7,7 @@ A cache folder holds `images.npy` (uint8, N x S x S), `rows.npz` (labels, splits
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,8 @@ def write_cache(
     everything is written beside it and renamed at the end.
     """
     part = folder.with_name(folder.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     count = len(labels)
     pixels = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
         part / "images.npy", mode="w+", dtype=np.uint8, shape=(count, image_size, image_size)
@@ -105,6 +107,8 @@ def write_cache(
     meaning["digest"] = content.hexdigest()
     (part / "cache.json").write_text(json.dumps(meaning, indent=1))
     _sync(part)
+    # What stands here is left over from a database that was given up: numbers of preparations are not used twice.
+    shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
     return str(meaning["digest"])
 

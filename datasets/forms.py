@@ -2,6 +2,8 @@
 
 from django import forms
 
+from .models import Preparation
+
 
 class PrepareForm(forms.Form):
     seed = forms.IntegerField(
@@ -12,4 +14,10 @@ class PrepareForm(forms.Form):
         choices=[(size, f"{size} × {size} pixels") for size in (128, 224, 299)],
         initial=224,
         help_text="224 is what the pretrained architectures were made for.",
+    )
+    fit = forms.ChoiceField(
+        label="Shape",
+        choices=Preparation.Fit,
+        initial=Preparation.Fit.AUTO,
+        help_text="How images become square. New radiographs are treated exactly like those of the training.",
     )

@@ -154,16 +154,23 @@ def _file_bytes(path: Path) -> bytes:
     """Read a regular file whole. Not blocking on open, so that a named pipe cannot hang the reader."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError("not-a-file", "This is not a regular file (a folder, pipe or device).")
-            if status.st_size > MAX_FILE_BYTES:
-                raise ImageError("too-large", _too_many_bytes(status.st_size))
-            return file.read(MAX_FILE_BYTES)
+        try:
+            return _regular_bytes(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ImageError("unreadable", f"The file cannot be opened: {reason}.") from error
+
+
+def _regular_bytes(descriptor: int) -> bytes:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError("not-a-file", "This is not a regular file (a folder, pipe or device).")
+    if status.st_size > MAX_FILE_BYTES:
+        raise ImageError("too-large", _too_many_bytes(status.st_size))
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        return file.read(MAX_FILE_BYTES)
 
 
 def _too_many_bytes(count: int) -> str:
@@ -344,6 +351,7 @@ TAGS: Final = [
     "DoubleFloatPixelData",
     "PixelData",
 ]
+PIXEL_DATA: Final = b"\xe0\x7f\x10\0"  # tag (7FE0,0010) in little endian
 PREAMBLES: Final = (
     *FOREIGN[6:],
     (b"\xfe\xed\xfa", "a macOS program"),
@@ -368,6 +376,8 @@ def _render_dicom(data: bytes) -> Radiograph:
     _check_preamble(data)
     syntax = _transfer_syntax(data)
     dataset = pydicom.dcmread(BytesIO(data), specific_tags=TAGS)
+    if "PixelData" not in dataset and PIXEL_DATA in data:
+        raise _undecodable(EOFError())
     _check_header(dataset)
     _check_pixel_data(dataset, syntax)
     stored = _decode(dataset, syntax)
@@ -406,9 +416,10 @@ def _transfer_syntax(data: bytes) -> UID:
         raise ImageError("unsupported-transfer-syntax", "The DICOM file does not name its transfer syntax.")
     syntax = UID(value)
     if syntax not in TRANSFER_SYNTAXES:
+        name = value if syntax.name == value else f"{syntax.name} ({value})"
         raise ImageError(
             "unsupported-transfer-syntax",
-            f"The transfer syntax {syntax.name} ({value}) is not supported. "
+            f"The transfer syntax {name} is not supported. "
             "Export the image uncompressed, or as JPEG Lossless, JPEG-LS or JPEG 2000.",
         )
     if syntax == DeflatedExplicitVRLittleEndian:
@@ -428,7 +439,9 @@ def _check_header(dataset: Dataset) -> None:
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         raise ImageError("unsupported-pixels", "The DICOM file holds floating-point pixels; a radiograph has integers.")
     if not dataset.get("PixelData"):
-        raise ImageError("no-pixels", "The DICOM file holds no pixel data (a report or an index, not an image).")
+        raise ImageError(
+            "no-pixels", "The DICOM file holds no pixel data: it is a report or an index, or it was cut off."
+        )
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise ImageError("multi-frame", f"The DICOM file holds {frames} frames; a radiograph has one.")

@@ -179,11 +179,17 @@ class PreparationQuerySet(JobQuerySet, TeamScopedQuerySet):
 class Preparation(Job):
     """A dataset frozen for training: which image is in which split, and their pixels decoded once."""
 
+    class Fit(models.TextChoices):
+        AUTO = "auto", "Automatic: squeeze if the whole dataset is square already, otherwise keep the proportions"
+        PAD = "pad", "Keep the proportions, with black bars"
+        STRETCH = "stretch", "Squeeze to a square"
+
     task = "datasets.tasks.prepare"
 
     dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="preparations", editable=False)
     seed = models.PositiveIntegerField(default=0)
     image_size = models.PositiveSmallIntegerField(default=224)
+    fit = models.CharField(max_length=10, choices=Fit, default=Fit.AUTO, help_text="how images become square")
     classes = models.JSONField(default=list, editable=False)
     positive_class = models.CharField(max_length=200, blank=True, editable=False)
     ordinal = models.BooleanField(default=False, editable=False)
@@ -241,7 +247,9 @@ class Preparation(Job):
         ]
 
     @classmethod
-    def create(cls, dataset: Dataset, by: Any, *, seed: int = 0, image_size: int = 224) -> "Preparation":
+    def create(
+        cls, dataset: Dataset, by: Any, *, seed: int = 0, image_size: int = 224, fit: str = Fit.AUTO
+    ) -> "Preparation":
         """Create the row and its audit entry. Raises JobError when the dataset cannot be prepared now."""
         with transaction.atomic():
             if cls.objects.active().filter(dataset=dataset).exists():
@@ -251,8 +259,10 @@ class Preparation(Job):
                     f"The folder of {dataset} was not there at the last scan.",
                     "Bring the folder back below DATASET_ROOT and scan again.",
                 )
-            preparation = cls.objects.create(dataset=dataset, created_by=by, seed=seed, image_size=image_size)
-            audit.record("dataset.prepare", dataset, actor=by, after={"preparation": preparation.pk, "seed": seed})
+            preparation = cls.objects.create(
+                dataset=dataset, created_by=by, seed=seed, image_size=image_size, fit=fit
+            )
+            audit.record("dataset.prepare", dataset, actor=by, after={"preparation": preparation.pk, "seed": seed, "fit": fit})
         return preparation
 
 

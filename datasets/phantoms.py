@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,9 +52,10 @@ def make_samples(root: Path, *, per_class: int = 80, seed: int = 0) -> list[Path
 
 @dataclass(frozen=True)
 class _Shot:
-    """One image of one invented patient."""
+    """One image of one invented patient. turn: the patient's place in its class, from 0."""
 
     patient: int
+    turn: int
     view: int
     grade: int
     pixels: Floats
@@ -65,21 +66,21 @@ def _shots(paint: Painter, classes: int, per_class: int, seed: int) -> Iterator[
     deal = np.random.default_rng(seed)
     patient = 0
     for grade in range(classes):
-        left = per_class
+        left, turn = per_class, -1
         while left:
-            patient += 1
+            patient, turn = patient + 1, turn + 1
             views = min(left, int(deal.integers(1, 5)))
             left -= views
             for view in range(1, views + 1):
                 anatomy = np.random.default_rng([seed, patient])
                 exposure = np.random.default_rng([seed, patient, view])
-                yield _Shot(patient, view, grade, _expose(paint(anatomy, exposure, grade), exposure))
+                yield _Shot(patient, turn, view, grade, _expose(paint(anatomy, exposure, grade), exposure))
 
 
 def _write_chest(folder: Path, per_class: int, seed: int) -> None:
     for shot in _shots(_chest, 2, per_class, seed):
         # By patient, as a careful collection has it: about 70, 15 and 15 %.
-        part = ("train", "train", "train", "train", "train", "val", "test")[shot.patient % 7]
+        part = ("train", "val", "test", "train", "train", "train", "train")[shot.turn % 7]
         target = folder / part / ("NORMAL", "PNEUMONIA")[shot.grade]
         target.mkdir(parents=True, exist_ok=True)
         path = target / f"patient{shot.patient:04d}_{shot.view}.jpeg"
@@ -181,9 +182,9 @@ class _Pen:
 
     def layer(self, blur: float) -> Floats:
         """What was drawn since the last call, float32 0..1 (SIZE, SIZE); blur is a radius in pixels of the result."""
-        soft = self.canvas.filter(ImageFilter.GaussianBlur(blur * OVERSAMPLING)).resize(
-            (SIZE, SIZE), Image.Resampling.BOX
-        )
+        shrink = OVERSAMPLING * (4 if blur >= 4 else 1)  # what is very soft needs few pixels
+        soft = self.canvas.reduce(shrink).filter(ImageFilter.GaussianBlur(blur * OVERSAMPLING / shrink))
+        soft = soft.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
         self._blank()
         return np.asarray(soft, np.float32) / np.float32(255)
 
@@ -197,10 +198,15 @@ def _oval(center: Point, radii: Point, lean: float = 0.0) -> NDArray[np.float64]
     )
 
 
+def _both_sides(half: Sequence[Point]) -> list[Point]:
+    """A polygon symmetrical about the middle, from (distance to the middle, y) downwards."""
+    return [(0.5 - x, y) for x, y in half] + [(0.5 + x, y) for x, y in reversed(half)]
+
+
 def _clouds(rng: np.random.Generator, cells: int) -> Floats:
     """Smooth noise, float32 0..1 (SIZE, SIZE)."""
     coarse = Image.fromarray(rng.random((cells, cells), np.float32))
-    return np.clip(np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC)), 0, 1)
+    return _unit(np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC)))
 
 
 def _expose(density: Floats, rng: np.random.Generator) -> Floats:
@@ -209,14 +215,22 @@ def _expose(density: Floats, rng: np.random.Generator) -> Floats:
     lit = density * np.float32(rng.uniform(0.85, 1.1)) + slope[None, :] + np.float32(rng.uniform(-0.03, 0.05))
     grey = np.clip(lit, 0, 1) ** np.float32(rng.uniform(0.85, 1.25))
     grain = rng.standard_normal((SIZE, SIZE), np.float32) * np.float32(rng.uniform(0.01, 0.03))
-    grain = np.asarray(Image.fromarray(grain).filter(ImageFilter.BoxBlur(0)), np.float32)
-    return np.clip(np.maximum(grey + grain, _mark() * np.float32(0.45)), 0, 1)
+    return _unit(_stamp(grey + grain))
 
 
-def _mark() -> Floats:
+def _unit(values: NDArray[Any]) -> Floats:
+    clipped: NDArray[Any] = np.clip(values, 0, 1)
+    return clipped.astype(np.float32, copy=False)
+
+
+def _stamp(grey: Floats) -> Floats:
+    """The word SYNTHETIC in the lower left corner, a little lighter or darker than what is there."""
     canvas = Image.new("L", (SIZE, SIZE))
-    ImageDraw.Draw(canvas).text((6, SIZE - 16), "SYNTHETIC", fill=255)
-    return np.asarray(canvas, np.float32) / np.float32(255)
+    box = (6, SIZE - 18, 70, SIZE - 6)
+    ImageDraw.Draw(canvas).text(box[:2], "SYNTHETIC", fill=255)
+    ink = np.asarray(canvas, np.float32) / np.float32(255)
+    ground = float(grey[box[1] : box[3], box[0] : box[2]].mean())
+    return grey + ink * np.float32(0.25 if ground < 0.5 else -0.25)
 
 
 # --- Chest -----------------------------------------------------------------------------------------------------------
@@ -229,10 +243,7 @@ def _chest(anatomy: np.random.Generator, exposure: np.random.Generator, grade: i
     ribs = anatomy.uniform(0.7, 1.2)
     pen = _Pen(exposure, turn=5)
 
-    pen.fill(
-        [(0.1, 1.3), (0.08, 0.5), (0.16, 0.2), (0.4, 0.1), (0.44, -0.2), (0.56, -0.2), (0.6, 0.1), (0.84, 0.2)]
-        + [(0.92, 0.5), (0.9, 1.3)]
-    )
+    pen.fill(_both_sides([(0.08, -0.3), (0.14, 0.1), (0.48, 0.24), (0.52, 0.5), (0.5, 1.4)]))
     body = pen.layer(5)
     lungs = _lungs(pen, breadth, length)
     pen.oval((0.545, 0.66), (0.125 * heart, 0.15 * heart), lean=-35)
@@ -242,9 +253,11 @@ def _chest(anatomy: np.random.Generator, exposure: np.random.Generator, grade: i
     pen.oval((0.7, 1.01), (0.2, 0.14))
     diaphragm = pen.layer(2.5)
 
-    density = 0.55 * body - 0.42 * lungs * (1 - 0.85 * np.maximum(mediastinum, diaphragm))
-    density += 0.1 * mediastinum + 0.12 * diaphragm + _rib_cage(pen, breadth, length) * np.float32(0.11 * ribs)
-    density += _vessels(pen, anatomy) * lungs * np.float32(0.16)
+    air = lungs * (1 - np.float32(0.85) * np.maximum(mediastinum, diaphragm))
+    density = np.float32(0.55) * body - np.float32(0.42) * air
+    density += np.float32(0.1) * mediastinum + np.float32(0.12) * diaphragm
+    density += _rib_cage(pen, breadth, length) * np.float32(0.11 * ribs)
+    density += _vessels(pen, anatomy) * lungs * np.float32(0.13)
     density += _clouds(anatomy, 6) * np.float32(0.05)
     if grade:
         density += _opacities(anatomy, lungs) * (1 - mediastinum)
@@ -276,7 +289,7 @@ def _rib_cage(pen: _Pen, breadth: float, length: float) -> Floats:
             arc = np.stack([0.5 + side * reach * np.cos(turn), top + 0.1 + 0.1 * np.sin(turn) + 0.03 * np.cos(turn)], 1)
             pen.line(arc[:15], 0.022, 200)
             pen.line(arc[14:], 0.016, 90)
-        pen.line([(0.5 + side * 0.05, 0.17), (0.5 + side * 0.2, 0.13), (0.5 + side * 0.36, 0.12)], 0.03, 230)
+        pen.line([(0.5 + side * 0.04, 0.19), (0.5 + side * 0.18, 0.15), (0.5 + side * 0.34, 0.15)], 0.026, 200)
     for level in np.arange(0.0, 1.05, 0.06):
         pen.fill([(0.465, level), (0.535, level), (0.53, level + 0.045), (0.47, level + 0.045)], 150)
     return pen.layer(1.0)
@@ -284,14 +297,13 @@ def _rib_cage(pen: _Pen, breadth: float, length: float) -> Floats:
 
 def _vessels(pen: _Pen, rng: np.random.Generator) -> Floats:
     for side in (-1, 1):
-        for _ in range(11):
-            direction = rng.uniform(-1.2, 1.3)
-            steps = np.linspace(0, rng.uniform(0.12, 0.24), 6)
-            x = 0.5 + side * (0.07 + steps * np.cos(direction))
-            y = 0.46 + steps * np.sin(direction) + rng.uniform(-0.02, 0.02) + 0.3 * steps**2 * rng.uniform(-1, 1)
+        for _ in range(14):
+            direction, bend = rng.uniform(-1.3, 1.4), rng.uniform(-1.5, 1.5)
+            along = np.linspace(0.03, rng.uniform(0.12, 0.26), 6)
+            x = 0.5 + side * (0.05 + along * np.cos(direction + bend * along))
+            y = 0.47 + rng.uniform(-0.05, 0.05) + along * np.sin(direction + bend * along)
             for index in range(5):
-                width = 0.014 * (1 - index / 6)
-                pen.line([(x[index], y[index]), (x[index + 1], y[index + 1])], width, 230 - 30 * index)
+                pen.line([(x[index], y[index]), (x[index + 1], y[index + 1])], 0.012 - 0.002 * index, 200 - 30 * index)
     return pen.layer(0.8)
 
 
@@ -347,7 +359,7 @@ def _forearm(anatomy: np.random.Generator, exposure: np.random.Generator, grade:
     for bone, fracture in zip((radius, ulna), breaks, strict=True):
         density += _draw_bone(pen, bone, fracture)
     density += _wrist(pen, anatomy)
-    density += _clouds(anatomy, 10) * density * np.float32(0.25)
+    density += _clouds(anatomy, 40) * density * np.float32(0.2)
     return density + np.float32(0.03)
 
 
@@ -409,49 +421,38 @@ def _knee(anatomy: np.random.Generator, exposure: np.random.Generator, grade: in
     density = pen.layer(5) * np.float32(0.3)
     density += _femur(pen, build, medial - space) + _tibia(pen, build, space)
     density += _rims(pen, anatomy, build, space, worn)
-    return density + _clouds(anatomy, 24) * density * np.float32(0.22)
+    density += _clouds(anatomy, 70) * density * np.float32(0.16)
+    return density
 
 
 def _femur(pen: _Pen, build: float, drop: float) -> Floats:
     for inner, value in ((1.0, 235), (0.86, 190)):
         half = 0.085 * build * inner
         pen.fill(
-            [
-                (0.5 - half, -0.3),
-                (0.5 - half, 0.2),
-                (0.5 - 2.4 * half, 0.36),
-                (0.5 + 2.4 * half, 0.36),
-                (0.5 + half, 0.2),
-                (0.5 + half, -0.3),
-            ],
-            value,
+            _both_sides([(half, -0.3), (half, 0.1), (1.25 * half, 0.22), (1.8 * half, 0.3), (2.3 * half, 0.37)]), value
         )
         pen.oval((0.385, 0.395 - drop), (0.125 * build * inner, 0.1 * inner), value=value)
         pen.oval((0.615, 0.395), (0.125 * build * inner, 0.1 * inner), value=value)
     pen.oval((0.5, 0.5), (0.035, 0.045), value=90)
+    pen.oval((0.5, 0.3), (0.1 * build, 0.12), value=225)  # the kneecap, seen through the femur
     return pen.layer(1.2) * np.float32(0.5)
 
 
 def _tibia(pen: _Pen, build: float, space: float) -> Floats:
     top = 0.495 + space
+    pen.line([(0.72, top + 0.09), (0.73, 0.8), (0.74, 1.3)], 0.055, 120)
     for inner, value in ((1.0, 235), (0.88, 190)):
         wide, slim = 0.245 * build * inner, 0.085 * build * inner
-        pen.fill(
-            [
-                (0.5 - wide, top + 0.015),
-                (0.5 - wide, top + 0.07),
-                (0.5 - slim, top + 0.24),
-                (0.5 - slim, 1.3),
-                (0.5 + slim, 1.3),
-                (0.5 + slim, top + 0.24),
-                (0.5 + wide, top + 0.07),
-                (0.5 + wide, top + 0.015),
-                (0.5, top),
-            ],
-            value,
-        )
+        flare = [
+            (wide, 0.015),
+            (wide, 0.05),
+            (0.86 * wide, 0.09),
+            (0.62 * wide, 0.16),
+            (1.25 * slim, 0.26),
+            (slim, 0.38),
+        ]
+        pen.fill(_both_sides([(0.03, 0.006 + top), *((x, y + top) for x, y in flare), (slim, 1.4)]), value)
     pen.fill([(0.47, top + 0.02), (0.485, top - 0.022), (0.515, top - 0.022), (0.53, top + 0.02)], 200)
-    pen.line([(0.76, top + 0.1), (0.735, 0.8), (0.74, 1.3)], 0.05, 150)
     return pen.layer(1.2) * np.float32(0.5)
 
 

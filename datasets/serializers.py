@@ -33,13 +33,14 @@ class DatasetSerializer(serializers.ModelSerializer):
 class PrepareSerializer(serializers.Serializer):
     seed = serializers.IntegerField(min_value=0, max_value=2**31 - 1, default=0)
     image_size = serializers.ChoiceField(choices=[64, 128, 224, 299], default=224)
+    fit = serializers.ChoiceField(choices=Preparation.Fit, default=Preparation.Fit.AUTO)
 
 
 class PreparationSerializer(serializers.ModelSerializer):
     class Meta:
         model = Preparation
         fields = [
-            *JOB_FIELDS, "dataset", "seed", "image_size", "classes", "positive_class", "group_key",
+            *JOB_FIELDS, "dataset", "seed", "image_size", "fit", "pipeline", "classes", "positive_class", "group_key",
             "group_description", "counts", "class_weights", "warnings", "shared_patients", "excluded",
             "dataset_digest", "split_digest", "cache_digest",
         ]  # fmt: skip

@@ -19,7 +19,12 @@ from .models import Dataset, Preparation, Scan
 @require_GET
 def dataset_list(request: HttpRequest) -> HttpResponse:
     datasets = Dataset.objects.visible_to(request.user).select_related("condition")
-    context = {"datasets": datasets, "scan": Scan.objects.first(), "root": settings.DATASET_ROOT.name}
+    context = {
+        "datasets": datasets,
+        "scan": Scan.objects.first(),
+        "root": settings.DATASET_ROOT.name,
+        "prepare_form": PrepareForm(),
+    }
     return render(request, "datasets/dataset_list.html", context)
 
 

@@ -84,7 +84,7 @@ def save(
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, part / WEIGHTS)
+    save_file({name: np.asarray(value, order="C") for name, value in weights.items()}, part / WEIGHTS)
     if openvino is not None:
         (part / "openvino").mkdir()
         for member in OPENVINO:

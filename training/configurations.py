@@ -44,7 +44,8 @@ class _Range:
 
     def __str__(self) -> str:
         noun = "a whole number" if self.kind is int else "a number"
-        return f"{noun} {'above' if self.above else 'from'} {self.low:g} {'up ' if self.above else ''}to {self.high:g}"
+        bounds = f"above {self.low} up to {self.high}" if self.above else f"from {self.low} to {self.high}"
+        return f"{noun} {bounds}"
 
 
 _RANGES = {

@@ -12,6 +12,7 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 
 from . import audit
+from .jobs import Job
 
 
 class PlatformCommand(BaseCommand):
@@ -47,6 +48,9 @@ class PlatformCommand(BaseCommand):
     def tell(self, text: str) -> None:
         """Progress for a person; never on standard output."""
         self.stderr.write(text, style_func=lambda words: words)
+
+    def tell_progress(self, job: Job) -> None:
+        self.tell(f"  {job.progress:4.0%} {job.message}")
 
     def actor(self, options: dict[str, Any]) -> Any:
         """The user named by --user, or None. Raises CommandError for an unknown name."""

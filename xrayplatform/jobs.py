@@ -62,6 +62,8 @@ class Job(models.Model):
     ACTIVE = (State.QUEUED, State.RUNNING)
     task: ClassVar[str]
     cluster: ClassVar[str] = "xray"
+    # Told of every new message; set by a command that does the work itself and shows it to a person.
+    listener: "Callable[[Job], None] | None" = None
 
     state = models.CharField(max_length=10, choices=State, default=State.QUEUED, editable=False, db_index=True)
     attempt = models.PositiveSmallIntegerField(default=1, editable=False)
@@ -142,6 +144,8 @@ class Job(models.Model):
             raise LeaseLost(f"{self.audit_name} {self.pk} is no longer ours.")
         for name, value in fields.items():
             setattr(self, name, value)
+        if self.listener and "message" in fields:
+            self.listener(self)
 
     def renew(self, **fields: Any) -> None:
         """Prolong the lease and tell what is going on. Raises LeaseLost or JobCancelled."""

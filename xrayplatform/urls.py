@@ -1,6 +1,7 @@
 """Every address of the platform."""
 
 from django.contrib import admin
+from django.contrib.auth.decorators import login_not_required
 from django.urls import include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
@@ -30,7 +31,7 @@ urlpatterns = [
     path("models/", include("registry.urls")),
     path("analysis/", include("inference.urls")),
     # Django's own login page would bypass the audit log and the lock on deactivated roles.
-    path("admin/login/", RedirectView.as_view(pattern_name="xrayplatform:login", query_string=True)),
+    path("admin/login/", login_not_required(RedirectView.as_view(pattern_name="xrayplatform:login", query_string=True))),
     path("admin/", admin.site.urls),
     path("api/v1/", include((router.urls, "api"))),
     path("api/schema/", SpectacularAPIView.as_view(), name="api-schema"),

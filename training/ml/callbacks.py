@@ -32,7 +32,11 @@ class TrainingFailed(Exception):
         self.hint = hint
 
 
-class StopWhenAsked(keras.callbacks.Callback):
+class _Callback(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keras is not typed; the one place to say so."""
+
+
+class StopWhenAsked(_Callback):
     """Ends the training between two steps once `should_stop` says so."""
 
     def __init__(self, should_stop: Callable[[], bool]) -> None:
@@ -49,7 +53,7 @@ def stop_if_asked(should_stop: Callable[[], bool]) -> None:
         raise Cancelled("The training was cancelled.")
 
 
-class StopOnNonFiniteLoss(keras.callbacks.Callback):
+class StopOnNonFiniteLoss(_Callback):
     """Ends the training at the first step whose loss is not a number: nothing after it could be learned."""
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
@@ -61,7 +65,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
             )
 
 
-class Cosine(keras.callbacks.Callback):
+class Cosine(_Callback):
     """Learning rate of each step: linear warm-up from zero, then half a cosine down (Loshchilov and Hutter 2017).
 
     Follows the share of epochs done and not a count of steps, so that it still ends at zero when the batch size, and
@@ -90,7 +94,7 @@ def cosine(done: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (1 - warmup))))
 
 
-class Validation(keras.callbacks.Callback):
+class Validation(_Callback):
     """Adds val_loss, val_accuracy and val_auc to the figures of each epoch, computed as the final evaluation does.
 
     Comes first in the list of callbacks: the others read these figures.
@@ -120,7 +124,7 @@ class Validation(keras.callbacks.Callback):
         stop_if_asked(self.should_stop)
 
 
-class BestWeights(keras.callbacks.Callback):
+class BestWeights(_Callback):
     """Keeps the weights of the epoch with the lowest `monitor` in a file, which is replaced whole or not at all."""
 
     def __init__(self, path: Path, monitor: str) -> None:
@@ -154,7 +158,7 @@ def write_weights(model: Any, path: Path) -> None:
     part.replace(path)
 
 
-class Report(keras.callbacks.Callback):
+class Report(_Callback):
     """Tells how far the training is: during an epoch about once a second, and at its end with all figures."""
 
     SECONDS = 1.0

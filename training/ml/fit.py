@@ -196,7 +196,6 @@ def _fit_stage(run: _Run, stage: _Stage) -> None:
     run.model.compile(
         optimizer=_optimizer(run.configuration, stage.rate),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=run.configuration.label_smoothing),
-        weighted_metrics=[],
         metrics=["accuracy"],
         jit_compile=False,
     )
@@ -243,6 +242,7 @@ def _fit(run: _Run, stage: _Stage) -> None:
         initial_epoch=first,
         epochs=stage.last,
         steps_per_epoch=steps,
+        shuffle=False,
         verbose=0,
         callbacks=[
             callbacks.StopWhenAsked(run.should_stop),

@@ -4,6 +4,7 @@ from typing import Any
 
 from django import template
 
+from training.configurations import PRESETS
 from training.models import TrainingRun, TrainingRunQuerySet
 
 register = template.Library()
@@ -29,3 +30,8 @@ def training_panel(context: template.Context) -> dict[str, Any]:
 @register.simple_tag(takes_context=True)
 def any_trained(context: template.Context) -> bool:
     return _runs(context).filter(state=TrainingRun.State.SUCCEEDED).exists()
+
+
+@register.filter
+def preset_label(preset: str) -> str:
+    return PRESETS[preset].label if preset in PRESETS else preset

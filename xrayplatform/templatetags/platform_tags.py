@@ -45,9 +45,8 @@ def millions(value: int) -> str:
 
 
 @register.filter
-def share(part: float, whole: float) -> float:
-    """`part` of `whole` as a fraction, 0 when there is nothing to be a part of."""
-    return part / whole if whole else 0.0
+def minus(whole: int, part: int) -> int:
+    return whole - part
 
 
 @register.filter

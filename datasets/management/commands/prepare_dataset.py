@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from datasets.models import Dataset, Preparation
-from datasets.tasks import prepare
+from datasets.tasks import run_preparation
 from xrayplatform.commands import PlatformCommand
 from xrayplatform.jobs import JobError
 
@@ -20,18 +20,19 @@ class Command(PlatformCommand):
         parser.add_argument("name", help="the dataset's path below DATASET_ROOT")
         parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same split")
         parser.add_argument("--image-size", type=int, default=224, choices=(64, 128, 224, 299))
+        parser.add_argument("--fit", default="auto", choices=Preparation.Fit.values, help="how images become square")
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
         start = time.monotonic()
         try:
             dataset = Dataset.objects.named(options["name"])
             job = Preparation.create(
-                dataset, self.actor(options), seed=options["seed"], image_size=options["image_size"]
+                dataset, self.actor(options), seed=options["seed"], image_size=options["image_size"], fit=options["fit"]
             )
         except JobError as error:
             raise CommandError(f"{error} {error.hint}") from error
-        prepare(job.pk, job.attempt)
-        job.refresh_from_db()
+        job.listener = self.tell_progress
+        run_preparation(job, job.attempt)
         if job.state != Preparation.State.SUCCEEDED:
             raise CommandError(f"{job.error or job.message} {job.hint}".strip())
         return {

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from datasets.models import Dataset, Scan
-from datasets.tasks import scan
+from datasets.tasks import run_scan
 from xrayplatform.commands import PlatformCommand
 from xrayplatform.jobs import JobError
 
@@ -20,8 +20,8 @@ class Command(PlatformCommand):
             job = Scan.create(self.actor(options))
         except JobError as error:
             raise CommandError(f"{error} {error.hint}") from error
-        scan(job.pk, job.attempt)
-        job.refresh_from_db()
+        job.listener = self.tell_progress
+        run_scan(job, job.attempt)
         if job.state != Scan.State.SUCCEEDED:
             raise CommandError(f"{job.error or job.message} {job.hint}".strip())
         present = Dataset.objects.filter(state=Dataset.State.PRESENT).select_related("condition")

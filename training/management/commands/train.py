@@ -1,11 +1,12 @@
 """`manage.py train NAME --architecture A --configuration quick`: start a training, as the Train button does."""
 
+import threading
 import time
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.db import transaction
+from django.db import connection, transaction
 
 from datasets.models import Dataset
 from training.configurations import PRESETS, ConfigurationError
@@ -73,13 +74,13 @@ class Command(PlatformCommand):
             idle_too_long = time.monotonic() - waiting_since > WORKER_TAKES_WITHIN_SECONDS
             if run.state == Job.State.QUEUED and idle_too_long and not _worker_is_busy():
                 self.tell("No training worker took the run; running it here.")
-                train(run.pk, run.attempt)
+                threading.Thread(target=_train_here, args=[run.pk, run.attempt], daemon=True).start()
+                waiting_since = float("inf")
             time.sleep(POLL_SECONDS)
             run.refresh_from_db()
-            line = f"{run.get_state_display()}: {run.message}" if run.message else run.get_state_display()
-            if line != told:
-                self.tell(f"  {run.progress:4.0%} {line}")
-                told = line
+            if run.message != told:
+                self.tell_progress(run)
+                told = run.message
 
     def show(self, result: dict[str, Any]) -> None:
         self.stdout.write(f"Run {result['run']}: {result['state']}")
@@ -91,6 +92,14 @@ class Command(PlatformCommand):
                 self.stdout.write(f"  {name:10} {'not available' if value is None else f'{value:.3f}'}")
         elif result.get("failed"):
             self.stderr.write(f"{result['error']} {result['hint']}")
+
+
+def _train_here(run_id: int, attempt: int) -> None:
+    """Do the worker's work beside the progress report; if a worker claims the run first this does nothing."""
+    try:
+        train(run_id, attempt)
+    finally:
+        connection.close()
 
 
 def _worker_is_busy() -> bool:

@@ -1,0 +1,81 @@
+# `make demo` is the way in; `make help` lists the rest.
+
+PYTHON ?= python3
+BIN := .venv/bin
+MANAGE := $(BIN)/python manage.py
+STAMPS := .stamps
+
+.PHONY: help demo setup run test test-fast test-postgres lint format screenshots clean
+
+help:
+	@echo "make demo         set up, run the main job once, then serve (SERVE=0: stop after the prediction)"
+	@echo "make setup        install and migrate; then $(MANAGE) ... works"
+	@echo "make run          serve web and workers at http://127.0.0.1:8000"
+	@echo "make test         all tests, on SQLite and on PostgreSQL where its programs are installed"
+	@echo "make lint         formatting, style, types, import direction, templates, migrations"
+	@echo "make screenshots  the pictures of the README, from a running demo's own journey"
+
+demo: setup
+	$(MANAGE) demo
+ifneq ($(SERVE),0)
+	@echo "Serving at http://127.0.0.1:$${PORT:-8000} (Ctrl-C stops)"
+	$(BIN)/honcho start
+endif
+
+setup: $(STAMPS)/python $(STAMPS)/node .env
+	$(MANAGE) migrate --noinput --verbosity 0
+	$(MANAGE) init_platform
+	$(MANAGE) collectstatic --noinput --verbosity 0
+
+run: setup
+	$(BIN)/honcho start
+
+$(STAMPS)/python: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	    { echo "Python 3.11 is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	    { echo "Python's venv is missing: apt-get install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/dev: requirements-dev.txt $(STAMPS)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/node: package-lock.json $(STAMPS)/python
+	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent
+	@mkdir -p $(STAMPS) && touch $@
+
+.env:
+	@umask 077 && $(PYTHON) -c 'import secrets; print("SECRET_KEY=" + secrets.token_urlsafe(50))' > .env
+	@echo "Wrote .env with a random SECRET_KEY"
+
+test: $(STAMPS)/dev $(STAMPS)/node
+	$(BIN)/python -m pytest
+	$(BIN)/python -m tests.postgres
+
+test-fast: $(STAMPS)/dev $(STAMPS)/node
+	$(BIN)/python -m pytest -m "not slow"
+
+test-postgres: $(STAMPS)/dev $(STAMPS)/node
+	$(BIN)/python -m tests.postgres
+
+lint: $(STAMPS)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/djade --check --target-version 5.2 $$(git ls-files 'templates/*.html')
+	SECRET_KEY=lint $(MANAGE) makemigrations --check --dry-run
+	SECRET_KEY=lint $(MANAGE) check --fail-level WARNING
+
+format: $(STAMPS)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+screenshots: $(STAMPS)/dev
+	$(BIN)/python -m tests.journey.screenshots docs/screenshots
+
+clean:
+	rm -rf .venv node_modules staticfiles $(STAMPS)

@@ -1,0 +1,84 @@
+"""Users and folders that every test may ask for.
+
+alice has every role but administrator and auditor and owns what belongs to the team; bob is a clinician of the same
+team; charlie has alice's roles in another team and must not see anything of hers.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rest_framework.test import APIClient
+
+from tests.factories import PASSWORD, TeamFactory, UserFactory
+from xrayplatform.teams import Team, sync_roles
+
+REAL_IMAGES = Path(__file__).resolve().parents[1].parent / "shared" / "xray"
+WORKING_ROLES = ["clinician", "data scientist", "model manager"]
+
+
+@pytest.fixture(autouse=True)
+def folders(settings: Any, tmp_path: Path) -> None:
+    """Every test has its own, empty data folders."""
+    settings.DATASET_ROOT = tmp_path / "Dataset"
+    settings.MODEL_ROOT = tmp_path / "models"
+    settings.DATASET_ROOT.mkdir()
+    settings.MODEL_ROOT.mkdir()
+
+
+@pytest.fixture
+def real_images() -> Path:
+    if not REAL_IMAGES.is_dir():
+        pytest.skip("the real radiographs (../shared/xray) are not on this machine")
+    return REAL_IMAGES
+
+
+@pytest.fixture
+def roles(db: None) -> None:
+    sync_roles()
+
+
+@pytest.fixture
+def team(roles: None) -> Team:
+    return TeamFactory(name="Chest clinic")
+
+
+@pytest.fixture
+def alice(team: Team) -> Any:
+    user = UserFactory(username="alice", roles=WORKING_ROLES)
+    team.members.add(user)
+    return user
+
+
+@pytest.fixture
+def bob(team: Team) -> Any:
+    user = UserFactory(username="bob", roles=["clinician"])
+    team.members.add(user)
+    return user
+
+
+@pytest.fixture
+def charlie(roles: None) -> Any:
+    user = UserFactory(username="charlie", roles=WORKING_ROLES)
+    TeamFactory(name="Orthopaedics").members.add(user)
+    return user
+
+
+@pytest.fixture
+def auditor(roles: None) -> Any:
+    return UserFactory(username="otto", roles=["auditor"])
+
+
+@pytest.fixture
+def administrator(roles: None) -> Any:
+    return UserFactory(username="ada", roles=["administrator"], is_staff=True)
+
+
+@pytest.fixture
+def password() -> str:
+    return PASSWORD
+
+
+@pytest.fixture
+def api() -> APIClient:
+    return APIClient()

@@ -1,0 +1,233 @@
+"""Reading a dataset's files once: every file ends as a record, as unchanged or as a problem with a reason."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets import imaging, scanning
+from datasets.layouts import Candidate, Problem, find_datasets
+from datasets.scanning import Record, Unchanged, exact_copies, label_conflicts, scan_files
+from tests.datasets.files import NO_SHARED, SHARED, dicom, encode, gradient, save
+
+
+def candidate(path: Path, patient: str | None = None) -> Candidate:
+    return Candidate(path, path.name, "A", "train", patient)
+
+
+def scan(*paths: Path, known: dict[str, tuple[int, int]] | None = None) -> dict[str, scanning.Outcome]:
+    return {outcome.path: outcome for outcome in scan_files([candidate(path) for path in paths], known or {})}
+
+
+def signature(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def test_a_record_says_what_is_in_the_file(tmp_path: Path):
+    path = save(tmp_path / "a.png")
+
+    (record,) = scan(path).values()
+
+    assert isinstance(record, Record)
+    assert (record.path, record.class_name, record.source_split) == ("a.png", "A", "train")
+    assert (record.size, record.mtime_ns) == signature(path)
+    assert (record.width, record.height, record.format) == (32, 24, "PNG")
+    assert record.digest == imaging.read(path).digest
+    assert (record.patient, record.patient_source) == (None, "")
+
+
+def test_the_patient_of_a_dicom_file_comes_before_that_of_the_csv_file(tmp_path: Path):
+    named = save(tmp_path / "a.dcm", dicom(gradient(), PatientID="12"))
+    nameless = save(tmp_path / "b.dcm", dicom(gradient(), PatientID=""))
+
+    records = list(scan_files([candidate(named, "csv-1"), candidate(nameless, "csv-2")], {}))
+
+    assert {(record.patient, record.patient_source) for record in records} == {("|12", "dicom"), ("csv-2", "csv")}
+
+
+def test_an_unreadable_file_is_a_problem_with_its_reason_and_the_others_go_on(tmp_path: Path):
+    good = save(tmp_path / "good.jpg")
+    outcomes = scan(
+        save(tmp_path / "empty.jpg", b""),
+        save(tmp_path / "cut.jpg", encode(gradient(200, 200), "JPEG")[:3000]),
+        save(tmp_path / "page.jpg", b"<html>not found</html>"),
+        good,
+        tmp_path / "gone.jpg",
+    )
+
+    assert isinstance(outcomes["good.jpg"], Record)
+    codes = {path: outcome.code for path, outcome in outcomes.items() if isinstance(outcome, Problem)}
+    assert codes == {
+        "empty.jpg": "empty",
+        "cut.jpg": "truncated",
+        "page.jpg": "not-an-image",
+        "gone.jpg": "unreadable",
+    }
+
+
+def test_a_file_of_the_same_size_and_time_is_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = save(tmp_path / "a.jpg")
+    monkeypatch.setattr(imaging, "read", lambda path: pytest.fail(f"{path} was opened"))
+
+    (outcome,) = scan(path, known={"a.jpg": signature(path)}).values()
+
+    assert outcome == Unchanged("a.jpg", "A", "train")
+
+
+@pytest.mark.parametrize("change", ["size", "time"])
+def test_a_changed_file_is_read_again(tmp_path: Path, change):
+    path = save(tmp_path / "a.jpg")
+    known = {"a.jpg": signature(path)}
+    if change == "size":
+        path.write_bytes(path.read_bytes() + b"\0")
+        os.utime(path, ns=(known["a.jpg"][1],) * 2)
+    else:
+        os.utime(path, ns=(known["a.jpg"][1] + 1,) * 2)
+
+    assert isinstance(scan(path, known=known)["a.jpg"], Record)
+
+
+def test_pipes_links_and_folders_are_skipped_without_hanging(tmp_path: Path):
+    target = save(tmp_path / "target.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "link.jpg").symlink_to(target)
+    (tmp_path / "folder.jpg").mkdir()
+
+    outcomes = scan(*(tmp_path / f"{name}.jpg" for name in ("pipe", "link", "folder")))
+
+    assert {path: outcome.code for path, outcome in outcomes.items()} == {
+        "pipe.jpg": "not-a-file",
+        "link.jpg": "link",
+        "folder.jpg": "not-a-file",
+    }
+
+
+def changing(path: Path, times: int) -> list[int]:
+    """Make imaging.read find a file that is still being written, that many times."""
+    calls: list[int] = []
+    real = imaging.read
+
+    def read(source: Path) -> imaging.Radiograph:
+        found = real(source)
+        calls.append(1)
+        if len(calls) <= times:
+            save(path, seed=len(calls))
+            os.utime(path, ns=(len(calls), len(calls)))
+        return found
+
+    scanning.imaging.read = read
+    return calls
+
+
+@pytest.fixture
+def _restored() -> Iterator[None]:
+    real = imaging.read
+    yield
+    imaging.read = real
+
+
+@pytest.mark.usefixtures("_restored")
+def test_a_file_that_changes_while_it_is_read_is_read_once_more(tmp_path: Path):
+    path = save(tmp_path / "a.png")
+    calls = changing(path, times=1)
+
+    record = scan(path)["a.png"]
+
+    assert len(calls) == 2
+    assert (record.size, record.mtime_ns) == signature(path)
+    np.testing.assert_array_equal(np.rint(imaging.read(path).pixels * 255), gradient(seed=1))
+
+
+@pytest.mark.usefixtures("_restored")
+def test_a_file_that_keeps_changing_is_a_problem(tmp_path: Path):
+    path = save(tmp_path / "a.png")
+    changing(path, times=9)
+
+    assert scan(path)["a.png"].code == "changing"
+
+
+def test_files_are_asked_for_as_they_are_needed(tmp_path: Path):
+    """A million names must not be read before the first picture is."""
+    path = save(tmp_path / "a.png")
+    asked = 0
+
+    def endless() -> Iterator[Candidate]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield candidate(path)
+
+    outcomes = scan_files(endless(), {}, workers=2)
+    next(outcomes)
+
+    assert asked <= 2 * scanning.LOOK_AHEAD
+    outcomes.close()
+
+
+def test_a_scan_stops_when_told_to(tmp_path: Path):
+    paths = [save(tmp_path / f"{number}.png") for number in range(50)]
+    stop = threading.Event()
+    seen = []
+    for outcome in scan_files(map(candidate, paths), {}, should_stop=stop.is_set, workers=1):
+        seen.append(outcome)
+        stop.set()
+
+    assert 1 <= len(seen) < 12
+
+
+def test_progress_is_reported_seldom_and_at_the_end(tmp_path: Path):
+    paths = [save(tmp_path / f"{number}.png") for number in range(20)]
+    told: list[int] = []
+
+    started = time.monotonic()
+    list(scan_files(map(candidate, paths), {}, report=told.append))
+
+    assert told[-1] == 20
+    assert len(told) <= 2 + (time.monotonic() - started) / scanning.REPORT_SECONDS
+
+
+def test_every_file_gives_one_outcome_with_many_workers(tmp_path: Path):
+    paths = [save(tmp_path / f"{number}.png", seed=number) for number in range(40)]
+
+    outcomes = list(scan_files(map(candidate, paths), {}, workers=6))
+
+    assert sorted(outcome.path for outcome in outcomes) == sorted(path.name for path in paths)
+
+
+ROWS = [
+    ("A/1", "x", "A"),
+    ("A/2", "x", "A"),
+    ("B/3", "y", "B"),
+    ("B/4", "z", "B"),
+    ("A/5", "z", "A"),
+    ("A/6", "z", "A"),
+]
+
+
+def test_equal_pixels_under_two_labels_are_told_for_each_file():
+    problems = label_conflicts(ROWS)
+
+    assert [problem.path for problem in problems] == ["A/5", "A/6", "B/4"]
+    assert problems[0].reason == "The same pixels are labelled A here and differently in B/4 (B)."
+    assert problems[2].reason == "The same pixels are labelled B here and differently in A/5 (A) and 1 more."
+
+
+def test_equal_pixels_under_one_label_are_copies():
+    assert exact_copies(ROWS) == [("A/1", "A/2")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason=NO_SHARED)
+def test_of_all_real_files_three_are_unreadable():
+    outcomes = [outcome for found in find_datasets(SHARED / "Dataset") for outcome in scan_files(found.files(), {})]
+
+    problems = [outcome for outcome in outcomes if isinstance(outcome, Problem)]
+    assert len(outcomes) == 4139
+    assert {(Path(problem.path).name, problem.code) for problem in problems} == {
+        (f"IMG000{number}.jpg", "truncated") for number in (4134, 4143, 4148)
+    }

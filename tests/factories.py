@@ -1,0 +1,172 @@
+"""Rows for tests. A version made here has no files; `tests.inference.versions` makes one that really answers."""
+
+import factory
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
+
+from datasets.models import Dataset, DatasetImage, Preparation, Scan
+from inference.models import Prediction
+from registry.models import ModelVersion
+from training.configurations import PRESETS
+from training.models import EpochMetric, TrainingRun
+from xrayplatform.conditions import Condition
+from xrayplatform.jobs import Job
+from xrayplatform.teams import Team
+
+PASSWORD = "correct horse battery"
+
+
+class TeamFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = Team
+
+    name = factory.Sequence(lambda n: f"Team {n}")
+
+
+class UserFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = get_user_model()
+        skip_postgeneration_save = True
+
+    username = factory.Sequence(lambda n: f"user{n}")
+    password = factory.django.Password(PASSWORD)
+
+    @factory.post_generation
+    def roles(self, create: bool, extracted: list[str] | None, **kwargs: object) -> None:
+        self.groups.set(Group.objects.filter(name__in=extracted or []))
+
+
+class ConditionFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = Condition
+
+    slug = factory.Sequence(lambda n: f"condition-{n}")
+    name = factory.LazyAttribute(lambda condition: condition.slug.replace("-", " ").capitalize())
+
+
+class ScanFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = Scan
+
+    root = factory.Sequence(lambda n: f"/data/{n}")
+
+
+class DatasetFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = Dataset
+
+    name = factory.Sequence(lambda n: f"CHEST/study{n}")
+    condition = factory.SubFactory(ConditionFactory)
+    layout = "class-folders"
+    layout_label = "Class folders"
+    classes = ["NORMAL", "PNEUMONIA"]
+    positive_class = "PNEUMONIA"
+    counts = {"NORMAL": 20, "PNEUMONIA": 20}
+    images_count = 40
+
+
+class DatasetImageFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = DatasetImage
+
+    dataset = factory.SubFactory(DatasetFactory)
+    path = factory.Sequence(lambda n: f"NORMAL/{n}.png")
+    size = 100
+    mtime_ns = 1
+    digest = factory.Sequence(lambda n: f"{n:064d}")
+    class_name = "NORMAL"
+    width = height = 64
+    format = "PNG"
+
+
+class PreparationFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = Preparation
+
+    dataset = factory.SubFactory(DatasetFactory)
+    state = Job.State.SUCCEEDED
+    image_size = 64
+    classes = ["NORMAL", "PNEUMONIA"]
+    positive_class = "PNEUMONIA"
+    counts = {split: {"NORMAL": 5, "PNEUMONIA": 5} for split in ("train", "validation", "test")}
+    pipeline = {"id": "grey", "version": 1, "fit": "pad"}
+    shared_patients = 0
+
+
+class TrainingRunFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = TrainingRun
+
+    preparation = factory.SubFactory(PreparationFactory)
+    architecture = "Custom_CNN"
+    preset = "quick"
+    configuration = factory.LazyFunction(lambda: PRESETS["quick"].configuration.to_json())
+    epochs = 5
+
+
+class EpochMetricFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = EpochMetric
+
+    run = factory.SubFactory(TrainingRunFactory)
+    epoch = factory.Sequence(lambda n: n + 1)
+    loss = 0.5
+    accuracy = 0.8
+
+
+class ModelVersionFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = ModelVersion
+
+    condition = factory.SubFactory(ConditionFactory)
+    number = factory.Sequence(lambda n: n + 1)
+    architecture = "Custom_CNN"
+    image_size = 64
+    classes = ["NORMAL", "PNEUMONIA"]
+    positive_class = "PNEUMONIA"
+    preprocessing = {"id": "grey", "version": 1, "fit": "pad"}
+    threshold = 0.5
+    metrics = factory.LazyFunction(
+        lambda: {
+            "n": 10,
+            "accuracy": 0.9,
+            "auc": 0.95,
+            "precision": 0.9,
+            "recall": 0.9,
+            "f1": 0.9,
+            "sensitivity": 0.9,
+            "specificity": 0.9,
+            "balanced_accuracy": 0.9,
+            "average_precision": 0.9,
+            "classes": ["NORMAL", "PNEUMONIA"],
+            "confusion_matrix": [[5, 0], [1, 4]],
+            "per_class": [],
+            "threshold": 0.5,
+            "positive_class": "PNEUMONIA",
+            "warnings": [],
+        }
+    )
+    configuration = factory.LazyFunction(lambda: PRESETS["quick"].configuration.to_json())
+    initial_weights = "scratch"
+    environment = {"python": "3.11"}
+    sha256 = factory.Sequence(lambda n: f"{n:064x}")
+    size = 1000
+    dataset_name = "CHEST/study"
+    dataset_digest = "d" * 64
+    split_digest = "s" * 64
+    origin = "made in a test"
+
+
+class PredictionFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = Prediction
+
+    version = factory.SubFactory(ModelVersionFactory)
+    probabilities = {"NORMAL": 0.2, "PNEUMONIA": 0.8}
+    threshold = 0.5
+    decision = "PNEUMONIA"
+    file_digest = "f" * 64
+    image_digest = "i" * 64
+    file_format = "PNG"
+    latency_ms = 12.0
+    request_id = "r" * 32

@@ -1,0 +1,80 @@
+"""Presets and options: what a user may choose, and what a wrong choice is answered with."""
+
+import json
+
+import pytest
+
+from training.configurations import PRESETS, Configuration, ConfigurationError
+
+
+def test_the_presets_have_5_25_and_50_epochs_under_the_names_users_know():
+    assert {preset.label: preset.configuration.epochs for preset in PRESETS.values()} == {
+        "Quick Test": 5,
+        "Standard": 25,
+        "Intensive": 50,
+    }
+    assert list(PRESETS) == ["quick", "standard", "intensive"]
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_every_preset_says_what_to_expect_and_stops_early(preset):
+    assert preset.description.startswith(f"{preset.configuration.epochs} epochs")
+    assert len(preset.expectation) > 40
+    assert preset.configuration.early_stopping_patience < preset.configuration.epochs
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_a_configuration_survives_json(preset):
+    stored = json.loads(json.dumps(preset.configuration.to_json()))
+    assert Configuration.from_json(stored) == preset.configuration
+
+
+def test_options_absent_from_stored_json_take_their_default():
+    assert Configuration.from_json({"epochs": 3}) == Configuration(epochs=3)
+
+
+def test_options_change_a_copy():
+    quick = PRESETS["quick"].configuration
+    assert quick.with_options(epochs=2, learning_rate=1e-3).epochs == 2
+    assert quick.epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("epochs", 0, "a whole number from 1 to 500"),
+        ("epochs", 2.5, "a whole number from 1 to 500"),
+        ("epochs", float("inf"), "a whole number from 1 to 500"),
+        ("epochs", True, "a whole number from 1 to 500"),
+        ("epochs", "5", "a whole number from 1 to 500"),
+        ("batch_size", 513, "a whole number from 1 to 512"),
+        ("learning_rate", 0, "a number above 0 up to 1"),
+        ("learning_rate", float("nan"), "a number above 0 up to 1"),
+        ("label_smoothing", 0.31, "a number from 0 to 0.3"),
+        ("seed", -1, "a whole number from 0 to 2147483647"),
+        ("optimizer", "adagrad", "one of adamw, adam, sgd"),
+        ("schedule", None, "one of cosine, plateau"),
+        ("class_weights", "yes", "true or false"),
+    ],
+)
+def test_an_unusable_value_is_refused_with_its_field_and_the_allowed_range(field, value, allowed):
+    with pytest.raises(ConfigurationError) as refusal:
+        Configuration().with_options(**{field: value})
+    assert refusal.value.field == field
+    assert allowed in str(refusal.value) and repr(value) in str(refusal.value)
+
+
+def test_an_unknown_option_is_refused_by_name():
+    with pytest.raises(ConfigurationError, match="no training option 'batchsize'") as refusal:
+        Configuration.from_json({"batchsize": 8})
+    assert refusal.value.field == "batchsize"
+
+
+def test_whole_numbers_written_with_a_point_are_whole_numbers():
+    configuration = Configuration(epochs=3.0, learning_rate=1)
+    assert type(configuration.epochs) is int and type(configuration.learning_rate) is float
+
+
+def test_learning_rate_and_minimum_steps_may_be_left_to_the_architecture():
+    configuration = Configuration(learning_rate=None, minimum_steps=None)
+    assert configuration.learning_rate is None and configuration.minimum_steps is None
