@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,12 +74,14 @@ def write_cache(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     count = len(labels)
-    pixels = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+    pixels = np.lib.format.open_memmap(
         part / "images.npy", mode="w+", dtype=np.uint8, shape=(count, image_size, image_size)
     )
     content = hashlib.sha256()
     written = 0
     for image in images:
+        if written == count:
+            raise CacheError(f"Expected {count} images for the cache, received more.")
         pixels[written] = image
         content.update(image.tobytes())
         written += 1
@@ -86,7 +89,7 @@ def write_cache(
         raise CacheError(f"Expected {count} images for the cache, received {written}.")
     pixels.flush()
     del pixels
-    rows = {
+    rows: dict[str, NDArray[Any]] = {
         "labels": np.asarray(labels, np.int64),
         "splits": np.asarray([SPLITS.index(split) for split in splits], np.uint8),
         "groups": np.asarray(groups, np.int64),
@@ -109,7 +112,7 @@ def write_cache(
     _sync(part)
     # What stands here is left over from a database that was given up: numbers of preparations are not used twice.
     shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+    part.replace(folder)
     return str(meaning["digest"])
 
 
@@ -120,7 +123,7 @@ def open_cache(folder: Path) -> PreparedData:
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         with np.load(folder / "rows.npz", allow_pickle=False) as rows:
             labels, splits, groups = rows["labels"], rows["splits"], rows["groups"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise CacheError(
             f"The prepared data in {folder.name} cannot be read ({error}); prepare the dataset again."
         ) from error

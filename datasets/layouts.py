@@ -6,6 +6,7 @@ followed, so nothing outside the folder is ever read.
 """
 
 import csv
+import functools
 import io
 import os
 import re
@@ -16,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".png", ".dcm"})
+EXTENSIONS: Final = (".jpg", ".jpeg", ".png", ".dcm")
 MARKER: Final = "SYNTHETIC.txt"
+# More folders than this are patients or studies, not classes.
+MAX_CLASSES: Final = 100
 MAX_CSV_BYTES: Final = 64 * 1024**2
 # Beyond this many problems of one kind only their number is told.
 MAX_LISTED: Final = 500
@@ -184,6 +187,7 @@ def printable(text: str) -> str:
     return "".join(char if _harmless(char) else f"\\u{ord(char):04x}" for char in text)
 
 
+@functools.cache
 def _harmless(char: str) -> bool:
     return char not in BIDI and unicodedata.category(char) not in ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")
 
@@ -204,7 +208,7 @@ def _count(number: int, noun: str) -> str:
 # --- Folders ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(eq=False)
 class _Folder:
     """Names and numbers of a folder's content; never the file names themselves, of which there may be a million."""
 
@@ -237,7 +241,7 @@ def _entries(path: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+    return name.lower().endswith(EXTENSIONS)
 
 
 def _survey(path: Path) -> _Folder:
@@ -311,20 +315,21 @@ class _Source:
     deep: bool = True
 
     def walk(self, base: Path) -> Iterator[Candidate]:
-        yield from self._walk(self.path, base, self.split, None)
+        below = self.path.relative_to(base).as_posix()
+        yield from self._walk(self.path, "" if below == "." else f"{below}/", self.split, None)
 
-    def _walk(self, folder: Path, base: Path, split: str, patient: str | None) -> Iterator[Candidate]:
+    def _walk(self, folder: Path, below: str, split: str, patient: str | None) -> Iterator[Candidate]:
         try:
             for entry in _entries(folder):
-                path = folder / entry.name
-                if not all(map(_harmless, entry.name)) or entry.is_symlink():
+                name = entry.name
+                if not all(map(_harmless, name)) or entry.is_symlink():
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     if self.deep:
-                        inner = patient or _patient_of(entry.name)
-                        yield from self._walk(path, base, split or _split_of(entry.name), inner)
-                elif _is_image(entry.name):
-                    yield Candidate(path, path.relative_to(base).as_posix(), self.class_name, split, patient)
+                        inner = patient or _patient_of(name)
+                        yield from self._walk(folder / name, f"{below}{name}/", split or _split_of(name), inner)
+                elif _is_image(name):
+                    yield Candidate(folder / name, below + name, self.class_name, split, patient)
         except OSError:
             return  # told by the survey
 
@@ -342,8 +347,10 @@ def _datasets(folder: _Folder, root: Path) -> Iterator[FoundDataset]:
 
 def _class_layout(folder: _Folder, root: Path) -> FoundDataset | None:
     classes = [child for child in _class_folders(folder) if folder.path != root or _body_part((child.name,)) == ""]
-    others = [child for child in folder.folders if child not in classes and child.total()]
-    if not classes or (len(classes) == 1 and (others or folder.path == root)):
+    others = set(folder.folders).difference(classes)
+    if len(classes) == 1 and (folder.path == root or any(child.total() for child in others)):
+        return None
+    if not 1 <= len(classes) <= MAX_CLASSES:
         return None
     names = ", ".join(child.name for child in classes)
     because = f"found because the folder holds {_count(len(classes), 'class folder')}: {names}"

@@ -7,6 +7,7 @@ pose, build, exposure and noise vary for all of them.
 """
 
 import csv
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -225,12 +226,15 @@ def _unit(values: NDArray[Any]) -> Floats:
 
 def _stamp(grey: Floats) -> Floats:
     """The word SYNTHETIC in the lower left corner, a little lighter or darker than what is there."""
+    ground = float(grey[SIZE - 18 : SIZE - 6, 6:70].mean())
+    return grey + _ink() * np.float32(0.25 if ground < 0.5 else -0.25)
+
+
+@functools.cache
+def _ink() -> Floats:
     canvas = Image.new("L", (SIZE, SIZE))
-    box = (6, SIZE - 18, 70, SIZE - 6)
-    ImageDraw.Draw(canvas).text(box[:2], "SYNTHETIC", fill=255)
-    ink = np.asarray(canvas, np.float32) / np.float32(255)
-    ground = float(grey[box[1] : box[3], box[0] : box[2]].mean())
-    return grey + ink * np.float32(0.25 if ground < 0.5 else -0.25)
+    ImageDraw.Draw(canvas).text((6, SIZE - 18), "SYNTHETIC", fill=255)
+    return np.asarray(canvas, np.float32) / np.float32(255)
 
 
 # --- Chest -----------------------------------------------------------------------------------------------------------
@@ -317,7 +321,7 @@ def _opacities(rng: np.random.Generator, lungs: Floats) -> Floats:
         distance = ((columns - np.float32(x)) / np.float32(width)) ** 2 + (
             (rows - np.float32(y)) / np.float32(height)
         ) ** 2
-        total += np.exp(-distance) * np.float32(rng.uniform(0.14, 0.3))
+        total += np.exp(-distance) * np.float32(rng.uniform(0.18, 0.34))
     return total * (np.float32(0.55) + np.float32(0.6) * _clouds(rng, 14)) * lungs
 
 
@@ -380,8 +384,8 @@ class _Break:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "_Break":
         sign = rng.choice([-1, 1])
-        shift, tilt = sign * rng.uniform(0.002, 0.022), sign * rng.uniform(0.0, 0.12)
-        return cls(rng.uniform(0.35, 0.85), shift, tilt, rng.uniform(-0.02, 0.02), rng.uniform(0.005, 0.014))
+        shift, tilt = sign * rng.uniform(0.008, 0.035), sign * rng.uniform(0.0, 0.2)
+        return cls(rng.uniform(0.35, 0.85), shift, tilt, rng.uniform(-0.02, 0.02), rng.uniform(0.008, 0.02))
 
 
 def _draw_bone(pen: _Pen, bone: _Bone, fracture: _Break | None) -> Floats:

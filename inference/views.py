@@ -23,13 +23,14 @@ from .models import NoActiveModel, Prediction
 @allow("inference.add_prediction")
 @require_http_methods(["GET", "POST"])
 def prediction_create(request: HtmxHttpRequest) -> HttpResponse:
+    deployments = _in_service(request)
     form = AnalysisForm(
         request.POST or None,
         request.FILES or None,
         user=request.user,
-        initial={"condition": request.GET.get("condition", "")},
+        initial={"condition": request.GET.get("condition") or next(iter(deployments), "")},
     )
-    context = {"form": form, "deployments": _in_service(request)}
+    context = {"form": form, "deployments": deployments}
     status = HTTPStatus.OK
     if request.method == "POST":
         status = _answer(request, form, context)

@@ -72,15 +72,13 @@ def save(
 ) -> str:
     """Write a version folder and return its digest, the sha256 of its manifest.
 
-    openvino: a folder with model.xml and model.bin, or None. The folder appears whole or not at all; what a crashed
-    attempt left beside it is removed. Raises ArtifactError (unusable) when a weight is not finite, and
-    FileExistsError when the folder is there already: a version never changes.
+    folder: a staging place of the caller's own, from where `place` moves it into the registry; what an earlier
+    attempt left there is replaced. It appears whole or not at all. openvino: a folder with model.xml and model.bin,
+    or None. Raises ArtifactError (unusable) when a weight is not finite.
     """
     from safetensors.numpy import save_file
 
     _refuse_unusable(weights)
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists already, and a version never changes.")
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -94,8 +92,7 @@ def save(
     content = json.dumps({**manifest, "format": FORMAT, "members": members}, indent=1, sort_keys=True, allow_nan=False)
     (part / MANIFEST).write_text(content, encoding="utf-8")
     _sync_tree(part)
-    part.rename(folder)
-    _sync(folder.parent)
+    place(part, folder)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -119,10 +116,10 @@ def load(folder: Path, sha256: str) -> Artifact:
 
 
 def place(staged: Path, target: Path) -> None:
-    """Move a staged version folder to its place in the registry, by one rename.
+    """Move a version folder to `target` by one rename, and force the rename to the disk.
 
-    The caller holds the lock of the condition, so a folder already at `target` belongs to no version: it is what
-    a registration left that crashed before its transaction ended, and it is replaced.
+    In the registry, the caller holds the lock of the condition: a folder already at `target` belongs to no version
+    then, but was left by a registration that crashed before its transaction ended, and is replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     orphan = target.with_name(target.name + ".orphan")

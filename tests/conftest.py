@@ -4,13 +4,29 @@ alice has every role but administrator and auditor and owns what belongs to the 
 team; charlie has alice's roles in another team and must not see anything of hers.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rest_framework.test import APIClient
 
-from tests.factories import PASSWORD, TeamFactory, UserFactory
+from tests.factories import (
+    PASSWORD,
+    ConditionFactory,
+    DatasetFactory,
+    DatasetImageFactory,
+    EpochMetricFactory,
+    ModelVersionFactory,
+    PredictionFactory,
+    PreparationFactory,
+    ScanFactory,
+    TeamFactory,
+    TrainingRunFactory,
+    UserFactory,
+)
+from xrayplatform import audit
 from xrayplatform.teams import Team, sync_roles
 
 REAL_IMAGES = Path(__file__).resolve().parents[1].parent / "shared" / "xray"
@@ -82,3 +98,37 @@ def password() -> str:
 @pytest.fixture
 def api() -> APIClient:
     return APIClient()
+
+
+@pytest.fixture(autouse=True)
+def fresh_audit_context() -> Iterator[None]:
+    """A command sets the audit context of its whole process, which here is that of every later test."""
+    token = audit.context.set(audit.Context())
+    yield
+    audit.context.reset(token)
+
+
+@pytest.fixture
+def world(team: Team, settings: Any) -> SimpleNamespace:
+    """One row of everything, all of it alice's team's; the preparation's files are there, the version's are not."""
+    condition = ConditionFactory(slug="chest", team=team)
+    dataset = DatasetFactory(name="CHEST/secret study", condition=condition)
+    image = DatasetImageFactory(dataset=dataset)
+    preparation = PreparationFactory(dataset=dataset)
+    preparation.cache_folder.mkdir(parents=True)
+    (preparation.cache_folder / "cache.json").write_text("{}")
+    run = TrainingRunFactory(preparation=preparation)
+    metric = EpochMetricFactory(run=run)
+    version = ModelVersionFactory(condition=condition, dataset_name=dataset.name)
+    return SimpleNamespace(
+        team=team,
+        condition=condition,
+        scan=ScanFactory(state="succeeded"),
+        dataset=dataset,
+        image=image,
+        preparation=preparation,
+        run=run,
+        metric=metric,
+        version=version,
+        prediction=PredictionFactory(version=version),
+    )

@@ -121,7 +121,7 @@ def _explain(code: int | None) -> JobError:
     if code == -signal.SIGKILL:
         return JobError(
             "The training process was killed, most likely because the machine ran out of memory.",
-            "Use a smaller batch size or a smaller architecture, or free memory; System Status shows how much there is.",
+            "Use a smaller batch size or architecture, or free memory; System Status shows how much there is.",
         )
     if code is not None and code < 0:
         return JobError(

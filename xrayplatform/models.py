@@ -10,7 +10,7 @@ from .teams import Team
 __all__ = ["AuditEntry", "Condition", "SystemAccess", "Team", "WorkerSign"]
 
 
-class SystemAccess(models.Model):
+class SystemAccess(models.Model):  # noqa: DJ008 - there are no rows to name
     """No table: carries the permission to see System Status."""
 
     class Meta:

@@ -61,11 +61,6 @@ SESSION_IDLE_MINUTES = env.int("SESSION_IDLE_MINUTES", default=15)
 # -- Applications
 
 INSTALLED_APPS = [
-    "xrayplatform",
-    "datasets",
-    "training",
-    "registry",
-    "inference",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -82,6 +77,12 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "csp",
+    # After the others: its admin replaces some of theirs.
+    "xrayplatform",
+    "datasets",
+    "registry",
+    "training",
+    "inference",
 ]
 
 MIDDLEWARE = [

@@ -24,6 +24,8 @@ platform_patterns = (
     "xrayplatform",
 )
 
+to_login = RedirectView.as_view(pattern_name="xrayplatform:login", query_string=True)
+
 urlpatterns = [
     path("", include(platform_patterns)),
     path("datasets/", include("datasets.urls")),
@@ -31,7 +33,7 @@ urlpatterns = [
     path("models/", include("registry.urls")),
     path("analysis/", include("inference.urls")),
     # Django's own login page would bypass the audit log and the lock on deactivated roles.
-    path("admin/login/", login_not_required(RedirectView.as_view(pattern_name="xrayplatform:login", query_string=True))),
+    path("admin/login/", login_not_required(to_login)),
     path("admin/", admin.site.urls),
     path("api/v1/", include((router.urls, "api"))),
     path("api/schema/", SpectacularAPIView.as_view(), name="api-schema"),

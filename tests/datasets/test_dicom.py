@@ -382,6 +382,7 @@ def test_a_dicom_file_cut_anywhere_is_refused(keep):
     assert refusal(dicom(VALUES)[:keep]).code
 
 
+@pytest.mark.filterwarnings("ignore:End of file reached:UserWarning")
 def test_a_cut_compressed_file_is_called_truncated():
     made = dataset(gradient(60, 60), PixelData=encapsulate([encode(gradient(60, 60), "JPEG")]))
 
@@ -437,7 +438,7 @@ def test_decoders_write_nothing_to_standard_output(tmp_path: Path):
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, sorted(tmp_path.iterdir()))], capture_output=True, check=True
+        [sys.executable, "-c", code, *map(str, (tmp_path / name for name in "abc"))], capture_output=True, check=True
     )
 
     assert done.stdout == b""

@@ -12,6 +12,13 @@ from tests.datasets.files import NO_SHARED, SHARED, encode, gradient, save
 JPEG = encode(gradient(4, 4), "JPEG")
 
 
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "root"
+    folder.mkdir()
+    return folder
+
+
 def fill(root: Path, *names: str) -> Path:
     for name in names:
         save(root / name, JPEG)
@@ -42,11 +49,11 @@ def unused(root: Path) -> dict[str, str]:
 # --- Class folders
 
 
-def test_class_folders_are_a_dataset(tmp_path: Path):
-    found = only(fill(tmp_path, "CHEST/mine/NORMAL/a.jpg", "CHEST/mine/PNEUMONIA/b.png", "CHEST/mine/PNEUMONIA/c.DCM"))
+def test_class_folders_are_a_dataset(root: Path):
+    found = only(fill(root, "CHEST/mine/NORMAL/a.jpg", "CHEST/mine/PNEUMONIA/b.png", "CHEST/mine/PNEUMONIA/c.DCM"))
 
     assert (found.name, found.layout, found.label) == ("CHEST/mine", "class-folders", "Class folders")
-    assert found.path == tmp_path / "CHEST" / "mine"
+    assert found.path == root / "CHEST" / "mine"
     assert found.classes == ("NORMAL", "PNEUMONIA")
     assert found.positive_class == "PNEUMONIA"
     assert found.body_part == "chest"
@@ -56,36 +63,36 @@ def test_class_folders_are_a_dataset(tmp_path: Path):
     assert found.problems == ()
 
 
-def test_the_files_can_be_walked_again_and_lie_where_they_say(tmp_path: Path):
-    found = only(fill(tmp_path, "d/a/1.jpg", "d/b/2.jpg"))
+def test_the_files_can_be_walked_again_and_lie_where_they_say(root: Path):
+    found = only(fill(root, "d/a/1.jpg", "d/b/2.jpg"))
 
     assert listed(found) == listed(found)
     assert all(candidate.path == found.path / candidate.relative for candidate in found.files())
 
 
-def test_the_root_itself_can_be_a_dataset(tmp_path: Path):
-    found = only(fill(tmp_path, "NORMAL/a.jpg", "PNEUMONIA/b.jpg"))
+def test_the_root_itself_can_be_a_dataset(root: Path):
+    found = only(fill(root, "NORMAL/a.jpg", "PNEUMONIA/b.jpg"))
 
     assert found.name == "."
 
 
-def test_several_datasets_are_listed_by_name(tmp_path: Path):
-    fill(tmp_path, *(f"KNEE/part {number}/{grade}/a.jpg" for number in (10, 2) for grade in "01"))
+def test_several_datasets_are_listed_by_name(root: Path):
+    fill(root, *(f"KNEE/part {number}/{grade}/a.jpg" for number in (10, 2) for grade in "01"))
 
-    assert [found.name for found in find_datasets(tmp_path)] == ["KNEE/part 2", "KNEE/part 10"]
+    assert [found.name for found in find_datasets(root)] == ["KNEE/part 2", "KNEE/part 10"]
 
 
-def test_a_dataset_beside_class_folders_is_one_of_its_own(tmp_path: Path):
-    fill(tmp_path, "d/NORMAL/a.jpg", "d/SICK/a.jpg", "d/older/NORMAL/a.jpg", "d/older/SICK/a.jpg")
+def test_a_dataset_beside_class_folders_is_one_of_its_own(root: Path):
+    fill(root, "d/NORMAL/a.jpg", "d/SICK/a.jpg", "d/older/NORMAL/a.jpg", "d/older/SICK/a.jpg")
 
-    assert {found.name: found.classes for found in find_datasets(tmp_path)} == {
+    assert {found.name: found.classes for found in find_datasets(root)} == {
         "d": ("NORMAL", "SICK"),
         "d/older": ("NORMAL", "SICK"),
     }
 
 
-def test_numbered_grades_are_ordinal_and_in_order(tmp_path: Path):
-    found = only(fill(tmp_path, *(f"d/{grade}/a.jpg" for grade in range(11))))
+def test_numbered_grades_are_ordinal_and_in_order(root: Path):
+    found = only(fill(root, *(f"d/{grade}/a.jpg" for grade in range(11))))
 
     assert found.classes == tuple(str(grade) for grade in range(11))
     assert found.ordinal
@@ -104,8 +111,8 @@ def test_numbered_grades_are_ordinal_and_in_order(tmp_path: Path):
         (("COVID", "NORMAL", "PNEUMONIA"), False),
     ],
 )
-def test_only_consecutive_numbers_are_grades(tmp_path: Path, names, ordinal):
-    assert only(fill(tmp_path, *(f"d/{name}/a.jpg" for name in names))).ordinal == ordinal
+def test_only_consecutive_numbers_are_grades(root: Path, names, ordinal):
+    assert only(fill(root, *(f"d/{name}/a.jpg" for name in names))).ordinal == ordinal
 
 
 @pytest.mark.parametrize(
@@ -126,12 +133,12 @@ def test_only_consecutive_numbers_are_grades(tmp_path: Path, names, ordinal):
         ("patient", "control"),
     ],
 )
-def test_the_class_that_denies_nothing_is_suggested_as_positive(tmp_path: Path, positive, negative):
-    assert only(fill(tmp_path, f"d/{positive}/a.jpg", f"d/{negative}/b.jpg")).positive_class == positive
+def test_the_class_that_denies_nothing_is_suggested_as_positive(root: Path, positive, negative):
+    assert only(fill(root, f"d/{positive}/a.jpg", f"d/{negative}/b.jpg")).positive_class == positive
 
 
-def test_folders_of_patients_in_a_class_folder_belong_to_the_class(tmp_path: Path):
-    found = only(fill(tmp_path, "d/SICK/patient001/study1/a.jpg", "d/SICK/patient2/b.jpg", "d/WELL/patient3/c.jpg"))
+def test_folders_of_patients_in_a_class_folder_belong_to_the_class(root: Path):
+    found = only(fill(root, "d/SICK/patient001/study1/a.jpg", "d/SICK/patient2/b.jpg", "d/WELL/patient3/c.jpg"))
 
     assert found.classes == ("SICK", "WELL")
     assert {(file.relative, file.class_name, file.patient) for file in found.files()} == {
@@ -141,17 +148,24 @@ def test_folders_of_patients_in_a_class_folder_belong_to_the_class(tmp_path: Pat
     }
 
 
+def test_hundreds_of_folders_are_not_taken_for_classes(root: Path):
+    fill(root, *(f"CHEST/archive/{number:05x}/a.jpg" for number in range(300)))
+
+    assert find_datasets(root) == []
+    assert unused(root) == {"CHEST": "no-dataset"}
+
+
 # --- Train, validation and test folders
 
 
 @pytest.mark.parametrize(
     "names", [("train", "val", "test"), ("Training", "Validation", "TESTING"), ("TRAIN", "valid", "Test")]
 )
-def test_split_folders_keep_their_split(tmp_path: Path, names):
+def test_split_folders_keep_their_split(root: Path, names):
     for name in names:
-        fill(tmp_path, f"CHEST/x/{name}/NORMAL/{name}.jpg", f"CHEST/x/{name}/PNEUMONIA/{name}.jpg")
+        fill(root, f"CHEST/x/{name}/NORMAL/{name}.jpg", f"CHEST/x/{name}/PNEUMONIA/{name}.jpg")
 
-    found = only(tmp_path)
+    found = only(root)
 
     assert (found.name, found.layout) == ("CHEST/x", "split-folders")
     assert found.classes == ("NORMAL", "PNEUMONIA")
@@ -161,23 +175,21 @@ def test_split_folders_keep_their_split(tmp_path: Path, names):
     assert found.problems == ()
 
 
-def test_a_train_folder_alone_is_enough(tmp_path: Path):
-    found = only(fill(tmp_path, "x/train/A/1.jpg", "x/train/B/2.jpg"))
+def test_a_train_folder_alone_is_enough(root: Path):
+    found = only(fill(root, "x/train/A/1.jpg", "x/train/B/2.jpg"))
 
     assert (found.name, found.layout) == ("x", "split-folders")
     assert {file.source_split for file in found.files()} == {"train"}
 
 
-def test_a_class_missing_in_one_part_is_told(tmp_path: Path):
-    found = only(fill(tmp_path, "x/train/A/1.jpg", "x/train/B/2.jpg", "x/test/A/3.jpg"))
+def test_a_class_missing_in_one_part_is_told(root: Path):
+    found = only(fill(root, "x/train/A/1.jpg", "x/train/B/2.jpg", "x/test/A/3.jpg"))
 
     assert "There is no class folder B in test" in reasons(found)
 
 
-def test_classes_spelt_differently_in_the_parts_are_one(tmp_path: Path):
-    found = only(
-        fill(tmp_path, "x/train/Normal/1.jpg", "x/train/Sick/2.jpg", "x/test/NORMAL/3.jpg", "x/test/SICK/4.jpg")
-    )
+def test_classes_spelt_differently_in_the_parts_are_one(root: Path):
+    found = only(fill(root, "x/train/Normal/1.jpg", "x/train/Sick/2.jpg", "x/test/NORMAL/3.jpg", "x/test/SICK/4.jpg"))
 
     assert len(found.classes) == 2
 
@@ -212,8 +224,8 @@ GOOD = "image_id,patient_id,hardware,fractured\n1.jpg,P1,0,1\n2.jpg,P1,1,1\n3.jp
         b"P2,3.jpg,non-fractured\nP3,4.jpg,NON_FRACTURED\n",
     ],
 )
-def test_a_csv_file_is_understood_in_every_usual_form(tmp_path: Path, text):
-    found = csv_dataset(tmp_path, text)
+def test_a_csv_file_is_understood_in_every_usual_form(root: Path, text):
+    found = csv_dataset(root, text)
 
     assert (found.name, found.layout) == ("ARM/f", "images-csv")
     assert found.classes == ("Fractured", "Non_fractured")
@@ -226,8 +238,8 @@ def test_a_csv_file_is_understood_in_every_usual_form(tmp_path: Path, text):
     }
 
 
-def test_a_row_that_contradicts_its_folder_is_told_and_the_file_left_out(tmp_path: Path):
-    found = csv_dataset(tmp_path, GOOD.replace("3.jpg,P2,0,0", "3.jpg,P2,0,1"))
+def test_a_row_that_contradicts_its_folder_is_told_and_the_file_left_out(root: Path):
+    found = csv_dataset(root, GOOD.replace("3.jpg,P2,0,0", "3.jpg,P2,0,1"))
 
     assert "images/Non_fractured/3.jpg: The folder says Non_fractured, row 4 says Fractured; left out." in reasons(
         found
@@ -236,57 +248,57 @@ def test_a_row_that_contradicts_its_folder_is_told_and_the_file_left_out(tmp_pat
     assert len(listed(found)) == 3
 
 
-def test_files_without_a_row_and_rows_without_a_file_are_told(tmp_path: Path):
-    found = csv_dataset(tmp_path, GOOD.replace("4.jpg", "9.jpg"))
+def test_files_without_a_row_and_rows_without_a_file_are_told(root: Path):
+    found = csv_dataset(root, GOOD.replace("4.jpg", "9.jpg"))
 
     assert "images/Non_fractured/4.jpg: dataset.csv has no row for this file" in reasons(found)
     assert "dataset.csv: Row 5: there is no file 9.jpg" in reasons(found)
     assert len(listed(found)) == 4
 
 
-def test_two_rows_that_disagree_on_a_file_are_told_and_the_file_left_out(tmp_path: Path):
-    found = csv_dataset(tmp_path, GOOD + "1.jpg,P1,0,0\n")
+def test_two_rows_that_disagree_on_a_file_are_told_and_the_file_left_out(root: Path):
+    found = csv_dataset(root, GOOD + "1.jpg,P1,0,0\n")
 
     assert codes(found) == {"csv-conflict": 1}
     assert "images/Fractured/1.jpg" not in listed(found)
 
 
-def test_a_csv_file_that_names_no_files_leaves_the_folders_in_charge(tmp_path: Path):
-    found = csv_dataset(tmp_path, "colour,weight\nred,1\n")
+def test_a_csv_file_that_names_no_files_leaves_the_folders_in_charge(root: Path):
+    found = csv_dataset(root, "colour,weight\nred,1\n")
 
     assert codes(found) == {"csv": 1}
     assert "No column names the image files" in reasons(found)
     assert len(listed(found)) == 4
 
 
-def test_a_csv_file_without_labels_still_brings_the_patients(tmp_path: Path):
-    found = csv_dataset(tmp_path, "image_id,patient\n1,A\n2,A\n3,B\n4,C\n")
+def test_a_csv_file_without_labels_still_brings_the_patients(root: Path):
+    found = csv_dataset(root, "image_id,patient\n1,A\n2,A\n3,B\n4,C\n")
 
     assert {file.patient for file in found.files()} == {"A", "B", "C"}
     assert codes(found) == {"no-label-column": 1}
 
 
-def test_images_without_class_folders_take_their_class_from_the_csv_file(tmp_path: Path):
-    fill(tmp_path, "d/images/1.png", "d/images/2.png", "d/images/3.png")
-    (tmp_path / "d/labels.csv").write_text("filename,label\n1.png,sick\n2.png,normal\n")
+def test_images_without_class_folders_take_their_class_from_the_csv_file(root: Path):
+    fill(root, "d/images/1.png", "d/images/2.png", "d/images/3.png")
+    (root / "d/labels.csv").write_text("filename,label\n1.png,sick\n2.png,normal\n")
 
-    found = only(tmp_path)
+    found = only(root)
 
     assert (found.name, found.classes, found.positive_class) == ("d", ("normal", "sick"), "sick")
     assert listed(found) == {"images/1.png": "sick", "images/2.png": "normal"}
     assert "images/3.png: labels.csv has no row for this file; left out." in reasons(found)
 
 
-def test_a_huge_number_of_bad_rows_is_counted_and_not_listed(tmp_path: Path):
-    found = csv_dataset(tmp_path, GOOD + "".join(f"x{number}.jpg,P,0,1\n" for number in range(2000)))
+def test_a_huge_number_of_bad_rows_is_counted_and_not_listed(root: Path):
+    found = csv_dataset(root, GOOD + "".join(f"x{number}.jpg,P,0,1\n" for number in range(2000)))
 
     assert len(found.problems) < 600
     assert "1500 more of these" in reasons(found)
 
 
 @pytest.mark.parametrize("text", ["", "image_id,fractured\n", "\x00\x00\x00", "image_id\n" + "a" * 200_000])
-def test_an_unusable_csv_file_does_not_hide_the_dataset(tmp_path: Path, text):
-    found = csv_dataset(tmp_path, text)
+def test_an_unusable_csv_file_does_not_hide_the_dataset(root: Path, text):
+    found = csv_dataset(root, text)
 
     assert len(listed(found)) == 4
     assert found.problems
@@ -295,48 +307,48 @@ def test_an_unusable_csv_file_does_not_hide_the_dataset(tmp_path: Path, text):
 # --- What is told as a problem
 
 
-def test_one_class_only_is_told(tmp_path: Path):
-    found = only(fill(tmp_path, "CHEST/x/NORMAL/a.jpg"))
+def test_one_class_only_is_told(root: Path):
+    found = only(fill(root, "CHEST/x/NORMAL/a.jpg"))
 
     assert "Only one class was found (NORMAL)" in reasons(found)
 
 
-def test_a_class_folder_without_images_is_told(tmp_path: Path):
-    fill(tmp_path, "x/A/1.jpg", "x/B/1.jpg")
-    (tmp_path / "x" / "C").mkdir()
+def test_a_class_folder_without_images_is_told(root: Path):
+    fill(root, "x/A/1.jpg", "x/B/1.jpg")
+    (root / "x" / "C").mkdir()
 
-    found = only(tmp_path)
+    found = only(root)
 
     assert found.classes == ("A", "B")
     assert found.problems == (Problem("C", "The class folder holds no images (.jpg, .jpeg, .png, .dcm).", "no-images"),)
 
 
-def test_images_outside_the_class_folders_are_told_and_left_out(tmp_path: Path):
-    found = only(fill(tmp_path, "x/A/1.jpg", "x/B/1.jpg", "x/loose.jpg", "x/stray.jpg"))
+def test_images_outside_the_class_folders_are_told_and_left_out(root: Path):
+    found = only(fill(root, "x/A/1.jpg", "x/B/1.jpg", "x/loose.jpg", "x/stray.jpg"))
 
     assert "2 images outside the class folders" in reasons(found)
     assert set(listed(found)) == {"A/1.jpg", "B/1.jpg"}
 
 
-def test_other_files_are_counted_by_kind(tmp_path: Path):
-    found = only(fill(tmp_path, "x/A/1.jpg", "x/A/notes.txt", "x/A/2.gif", "x/A/3.gif", "x/A/IM0001", "x/B/1.jpg"))
+def test_other_files_are_counted_by_kind(root: Path):
+    found = only(fill(root, "x/A/1.jpg", "x/A/notes.txt", "x/A/2.gif", "x/A/3.gif", "x/A/IM0001", "x/B/1.jpg"))
 
     assert reasons(found) == "A: 4 files of other kinds left out (.gif 2, .txt 1, no extension 1)."
 
 
-def test_hidden_files_and_those_of_macos_are_ignored_silently(tmp_path: Path):
-    fill(tmp_path, "x/A/1.jpg", "x/A/.hidden.jpg", "x/A/._1.jpg", "x/B/1.jpg", "x/B/.DS_Store", "x/.git/A/1.jpg")
-    fill(tmp_path, "x/__MACOSX/A/1.jpg")
+def test_hidden_files_and_those_of_macos_are_ignored_silently(root: Path):
+    fill(root, "x/A/1.jpg", "x/A/.hidden.jpg", "x/A/._1.jpg", "x/B/1.jpg", "x/B/.DS_Store", "x/.git/A/1.jpg")
+    fill(root, "x/__MACOSX/A/1.jpg")
 
-    found = only(tmp_path)
+    found = only(root)
 
     assert set(listed(found)) == {"A/1.jpg", "B/1.jpg"}
     assert found.problems == ()
 
 
-def test_links_are_told_and_never_followed(tmp_path: Path):
-    root = fill(tmp_path / "root", "x/A/1.jpg", "x/B/1.jpg")
-    outside = fill(tmp_path / "outside", "C/1.jpg")
+def test_links_are_told_and_never_followed(root: Path):
+    outside = fill(root.parent / "outside", "C/1.jpg")
+    fill(root, "x/A/1.jpg", "x/B/1.jpg")
     (root / "x/A/link.jpg").symlink_to(outside / "C/1.jpg")
     (root / "x/C").symlink_to(outside / "C")
     (root / "x/B/loop").symlink_to(root)
@@ -349,10 +361,10 @@ def test_links_are_told_and_never_followed(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["two\nlines.jpg", "gpj.\u202eexe.jpg", os.fsdecode(b"caf\xe9.jpg"), "bell\x07.jpg"])
-def test_hostile_names_are_left_out_and_shown_safely(tmp_path: Path, name):
-    fill(tmp_path, "x/A/1.jpg", "x/B/1.jpg", f"x/A/{name}")
+def test_hostile_names_are_left_out_and_shown_safely(root: Path, name):
+    fill(root, "x/A/1.jpg", "x/B/1.jpg", f"x/A/{name}")
 
-    found = only(tmp_path)
+    found = only(root)
 
     assert set(listed(found)) == {"A/1.jpg", "B/1.jpg"}
     (problem,) = found.problems
@@ -361,66 +373,66 @@ def test_hostile_names_are_left_out_and_shown_safely(tmp_path: Path, name):
     problem.path.encode()
 
 
-def test_a_hostile_folder_name_is_told_too(tmp_path: Path):
-    fill(tmp_path, "x/A/1.jpg", "x/B/1.jpg", "x/C\n/1.jpg")
+def test_a_hostile_folder_name_is_told_too(root: Path):
+    fill(root, "x/A/1.jpg", "x/B/1.jpg", "x/C\n/1.jpg")
 
-    assert [problem.path for problem in only(tmp_path).problems] == ["C\\u000a"]
+    assert [problem.path for problem in only(root).problems] == ["C\\u000a"]
 
 
 @pytest.mark.parametrize("name", ["<img src=x onerror=alert(1)>.jpg", "Röntgen Müller.jpg", "胸部.jpg", "a'b\"c;d.jpg"])
-def test_unusual_but_harmless_names_are_kept(tmp_path: Path, name):
-    fill(tmp_path, "x/A/1.jpg", "x/B/1.jpg", f"x/A/{name}")
+def test_unusual_but_harmless_names_are_kept(root: Path, name):
+    fill(root, "x/A/1.jpg", "x/B/1.jpg", f"x/A/{name}")
 
-    assert f"A/{name}" in listed(only(tmp_path))
+    assert f"A/{name}" in listed(only(root))
 
 
 # --- Folders that are no dataset
 
 
-def test_an_empty_folder_is_told(tmp_path: Path):
-    fill(tmp_path, "CHEST/x/A/1.jpg", "CHEST/x/B/1.jpg")
-    (tmp_path / "KNEE").mkdir()
-    (tmp_path / "CHEST" / "empty").mkdir()
+def test_an_empty_folder_is_told(root: Path):
+    fill(root, "CHEST/x/A/1.jpg", "CHEST/x/B/1.jpg")
+    (root / "KNEE").mkdir()
+    (root / "CHEST" / "empty").mkdir()
 
-    assert unused(tmp_path) == {"CHEST/empty": "empty-folder", "KNEE": "empty-folder"}
+    assert unused(root) == {"CHEST/empty": "empty-folder", "KNEE": "empty-folder"}
 
 
-def test_a_folder_of_unsorted_images_is_told(tmp_path: Path):
-    fill(tmp_path, "CHEST/x/A/1.jpg", "CHEST/x/B/1.jpg", "ARM/1.jpg", "ARM/2.jpg")
+def test_a_folder_of_unsorted_images_is_told(root: Path):
+    fill(root, "CHEST/x/A/1.jpg", "CHEST/x/B/1.jpg", "ARM/1.jpg", "ARM/2.jpg")
 
-    (problem,) = folder_problems(tmp_path, find_datasets(tmp_path))
+    (problem,) = folder_problems(root, find_datasets(root))
 
     assert (problem.path, problem.code) == ("ARM", "no-classes")
     assert "2 images lie here without class folders" in problem.reason
 
 
-def test_loose_images_beside_a_dataset_are_told(tmp_path: Path):
-    fill(tmp_path, "CHEST/x/A/1.jpg", "CHEST/x/B/1.jpg", "CHEST/loose.jpg")
+def test_loose_images_beside_a_dataset_are_told(root: Path):
+    fill(root, "CHEST/x/A/1.jpg", "CHEST/x/B/1.jpg", "CHEST/loose.jpg")
 
-    assert [found.name for found in find_datasets(tmp_path)] == ["CHEST/x"]
-    assert unused(tmp_path) == {"CHEST": "no-classes"}
+    assert [found.name for found in find_datasets(root)] == ["CHEST/x"]
+    assert unused(root) == {"CHEST": "no-classes"}
 
 
-def test_class_folders_that_are_all_empty_are_told(tmp_path: Path):
+def test_class_folders_that_are_all_empty_are_told(root: Path):
     for name in ("A", "B"):
-        (tmp_path / "CHEST" / "x" / name).mkdir(parents=True)
+        (root / "CHEST" / "x" / name).mkdir(parents=True)
 
-    assert find_datasets(tmp_path) == []
-    assert unused(tmp_path) == {"CHEST": "no-dataset"}
-
-
-def test_an_empty_root_and_a_missing_one_are_told(tmp_path: Path):
-    assert find_datasets(tmp_path) == []
-    assert unused(tmp_path) == {".": "empty-folder"}
-    assert find_datasets(tmp_path / "gone") == []
-    assert unused(tmp_path / "gone") == {".": "missing-folder"}
+    assert find_datasets(root) == []
+    assert unused(root) == {"CHEST": "no-dataset"}
 
 
-def test_a_marker_file_makes_everything_below_synthetic(tmp_path: Path):
-    fill(tmp_path, *(f"{name}/{label}/1.jpg" for name in ("real", "made/a", "made/b") for label in ("A", "B")))
-    (tmp_path / "made" / "SYNTHETIC.txt").touch()
+def test_an_empty_root_and_a_missing_one_are_told(root: Path):
+    assert find_datasets(root) == []
+    assert unused(root) == {".": "empty-folder"}
+    assert find_datasets(root / "gone") == []
+    assert unused(root / "gone") == {".": "missing-folder"}
 
-    assert {found.name: found.synthetic for found in find_datasets(tmp_path)} == {
+
+def test_a_marker_file_makes_everything_below_synthetic(root: Path):
+    fill(root, *(f"{name}/{label}/1.jpg" for name in ("real", "made/a", "made/b") for label in ("A", "B")))
+    (root / "made" / "SYNTHETIC.txt").touch()
+
+    assert {found.name: found.synthetic for found in find_datasets(root)} == {
         "made/a": True,
         "made/b": True,
         "real": False,

@@ -79,12 +79,13 @@ def test_the_patient_number_comes_before_the_file_name():
 
 def test_where_the_patient_is_unknown_the_next_best_key_is_used_and_said_so():
     rows = [Row("a.dcm", "1", "k1", "csv"), Row("b.dcm", "2", "k1", "csv"), Row("c.dcm", "3")]
+    rows.append(Row("d.dcm", "4", "k2", "csv"))
 
     found = group_keys(rows)
 
     assert found.name == "csv"
-    assert len(set(found.keys)) == 2
-    assert "1 of 3 images no patient is known" in found.warnings[0]
+    assert len(set(found.keys)) == 3
+    assert "1 of 4 images no patient is known" in found.warnings[0]
 
 
 def test_a_patient_number_that_all_images_share_is_not_believed():
@@ -149,7 +150,7 @@ def test_the_smallest_allowed_dataset_has_every_class_in_every_part():
 
     found = shares(labels, split(labels, groups, sources, seed=1).splits)
 
-    assert {name: set(counts) for name, counts in found.items()} == dict.fromkeys(SPLITS, {"A", "B", "C"})
+    assert {name: set(counts) for name, counts in found.items()} == {name: {"A", "B", "C"} for name in SPLITS}
 
 
 def test_other_fractions_are_possible():
@@ -205,7 +206,7 @@ def test_whatever_the_dataset_no_group_is_shared_and_every_part_has_every_class(
 
     assert shared_groups(result.splits, groups) == 0
     found = shares(labels, result.splits)
-    assert {name: set(counts) for name, counts in found.items()} == dict.fromkeys(SPLITS, set(labels))
+    assert {name: set(counts) for name, counts in found.items()} == {name: set(labels) for name in SPLITS}
 
 
 @settings(max_examples=60, deadline=None)
@@ -353,12 +354,12 @@ def test_fewer_than_three_patients_are_named_with_their_class_and_number():
 
 
 def test_patients_that_cannot_cover_every_part_are_an_error_and_not_an_empty_part():
-    labels = ["A", "B"] * 15 + ["C"] * 10
-    groups = ["one"] * 26 + ["two", "two", "three", "three"] + ["two"] * 4 + ["one"] * 3 + ["three"] * 3
+    """Each class has three patients, but they overlap so that one patient would have to be in two parts."""
+    patients = {"A": "123", "B": "124", "C": "134", "D": "234"}
+    rows = [(label, patient) for label, found in patients.items() for patient in found for _ in range(4)]
 
-    result = split(labels, groups, [""] * len(labels), seed=1)
-
-    assert len(set(result.splits)) == 3
+    with pytest.raises(SplitError, match="every part has every class"):
+        split([row[0] for row in rows], [row[1] for row in rows], [""] * len(rows), seed=1)
 
 
 def test_shared_groups_counts_what_leaks():

@@ -123,9 +123,12 @@ def test_a_crashed_save_leaves_no_version_and_does_not_hinder_the_next(tmp_path,
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
 
 
-def test_a_version_is_never_overwritten(saved, graph):
-    with pytest.raises(FileExistsError, match="never changes"):
-        artifacts.save(saved[0], manifest={}, weights=WEIGHTS, openvino=graph, predictions={})
+def test_saving_again_replaces_what_an_earlier_attempt_staged(saved):
+    folder, earlier = saved
+    digest = artifacts.save(folder, manifest={"attempt": 2}, weights=WEIGHTS, openvino=None, predictions={})
+    assert digest != earlier
+    assert artifacts.load(folder, digest).manifest["attempt"] == 2
+    assert not (folder / "openvino").exists()
 
 
 def test_weights_that_are_not_numbers_are_not_saved(tmp_path):

@@ -138,7 +138,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             name="Custom CNN",
             description="Our own small network for grey radiographs; learns from scratch within minutes, needs no "
             "pretrained weights and no GPU.",
-            parameters=2_100_000,
+            parameters=2_214_266,
             memory="low",
             speed="fast",
             minimum_steps=40,

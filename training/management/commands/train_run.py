@@ -38,7 +38,7 @@ class Command(BaseCommand):
         audit.context.set(audit.Context(channel="system"))
         run = _claimed_run(options["run"])
         try:
-            _train(run)
+            _train(run, self.stdout.write)
         except LeaseLost as error:
             raise CommandError(str(error)) from error
 
@@ -52,7 +52,7 @@ def _claimed_run(run_id: int) -> TrainingRun:
     return run
 
 
-def _train(run: TrainingRun) -> None:
+def _train(run: TrainingRun, log: Callable[[str], None]) -> None:
     run.write(message="Loading TensorFlow", phase="loading")
     from training.ml import fit
 
@@ -64,7 +64,7 @@ def _train(run: TrainingRun) -> None:
             Configuration.from_json(run.configuration),
             weights=pretrained_weights(run.architecture, pretrained_folder()),
             work_dir=run.work_folder,
-            report=_reporter(run),
+            report=_reporter(run, log),
             should_stop=_stop_check(run),
         )
         _register(run, trained, data)
@@ -84,8 +84,8 @@ def _open(run: TrainingRun) -> PreparedData:
     return data
 
 
-def _reporter(run: TrainingRun) -> "Callable[[Progress], None]":
-    """Store progress at most once a second, and every finished epoch."""
+def _reporter(run: TrainingRun, log: Callable[[str], None]) -> "Callable[[Progress], None]":
+    """Store progress at most once a second, and every finished epoch; the log gets the epochs and the messages."""
     last = 0.0
 
     def report(progress: "Progress") -> None:
@@ -96,6 +96,8 @@ def _reporter(run: TrainingRun) -> "Callable[[Progress], None]":
         last = now
         finished = progress.epoch if progress.metrics is not None else max(progress.epoch - 1, 0)
         message = progress.message or f"{progress.phase.capitalize()}, epoch {progress.epoch} of {progress.epochs}"
+        if progress.metrics is not None or progress.message:
+            log(_log_line(progress))
         with transaction.atomic():
             run.write(
                 phase=progress.phase,
@@ -107,6 +109,15 @@ def _reporter(run: TrainingRun) -> "Callable[[Progress], None]":
                 EpochMetric.objects.update_or_create(run=run, epoch=progress.epoch, defaults=progress.metrics)
 
     return report
+
+
+def _log_line(progress: "Progress") -> str:
+    if progress.metrics is None:
+        return progress.message
+    figures = ", ".join(
+        f"{name} {value:.5g}" for name, value in progress.metrics.items() if value is not None and name != "seconds"
+    )
+    return f"epoch {progress.epoch} of {progress.epochs}: {figures} ({progress.metrics['seconds']:.0f} s)"
 
 
 def _stop_check(run: TrainingRun) -> Callable[[], bool]:

@@ -1,0 +1,134 @@
+"""Real queue workers: the main job over the API, cancelling, and what happens when a process dies."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import requests
+
+from tests.journey.instance import PASSWORD, Instance
+
+pytestmark = [pytest.mark.slow, pytest.mark.postgres]
+CHEST = "CHEST/synthetic_chest_pneumonia"
+
+
+class Client:
+    """A program that uses the API with a token."""
+
+    def __init__(self, instance: Instance, name: str) -> None:
+        self.base = f"{instance.url}/api/v1"
+        answer = requests.post(f"{self.base}/tokens/", json={"username": name, "password": PASSWORD}, timeout=10)
+        assert answer.status_code == 201, answer.text
+        self.headers = {"Authorization": f"Token {answer.json()['token']}"}
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        answer = requests.get(f"{self.base}/{path}", params=parameters, headers=self.headers, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def post(self, path: str, status: int, **arguments: Any) -> Any:
+        answer = requests.post(f"{self.base}/{path}", headers=self.headers, timeout=60, **arguments)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def follow(self, path: str, until: Callable[[Any], bool], seconds: float = 120) -> Any:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            job = self.get(path)
+            if until(job):
+                return job
+            time.sleep(0.5)
+        raise AssertionError(f"{path} took too long: {job}")
+
+    def ended(self, path: str, seconds: float = 180) -> Any:
+        return self.follow(path, lambda job: job["state"] not in ("queued", "running"), seconds)
+
+
+@pytest.fixture
+def client(instance: Instance) -> Client:
+    instance.manage("make_samples", "--per-class", "16")
+    instance.add_user("alice", "clinician", "data scientist", "model manager")
+    instance.start()
+    return Client(instance, "alice")
+
+
+def prepared_dataset(client: Client) -> Any:
+    scan = client.post("datasets/scan/", 202)
+    assert client.ended(f"scans/{scan['id']}/")["state"] == "succeeded"
+    dataset = client.get("datasets/", name=CHEST)["results"][0]
+    preparation = client.post(f"datasets/{dataset['id']}/prepare/", 202, json={"image_size": 64})
+    preparation = client.ended(f"preparations/{preparation['id']}/")
+    assert (preparation["state"], preparation["shared_patients"]) == ("succeeded", 0)
+    return dataset
+
+
+def start_run(client: Client, dataset: Any, **options: Any) -> str:
+    wanted = {"dataset": dataset["id"], "architecture": "Custom_CNN", "configuration": "quick", **options}
+    return f"runs/{client.post('runs/', 202, json=wanted)['id']}/"
+
+
+def test_the_main_job_over_the_api_with_real_workers(instance: Instance, client: Client) -> None:
+    dataset = prepared_dataset(client)
+    cancelled = start_run(client, dataset, epochs=200, batch_size=8)
+    client.follow(cancelled, lambda run: run["phase"] == "training")
+    asked = time.monotonic()
+    client.post(f"{cancelled}cancel/", 200)
+    assert client.ended(cancelled)["state"] == "cancelled"
+    assert time.monotonic() - asked < 30
+
+    run_path = start_run(client, dataset, epochs=2, batch_size=8)
+    run = client.ended(run_path)
+    assert run["state"] == "succeeded", run
+    assert len(client.get(f"{run_path}metrics/")) == 2
+    assert "epoch 2" in client.get(f"{run_path}log/")["log"]
+
+    version = client.get(f"versions/{run['version']}/")
+    assert (version["number"], version["synthetic"], version["is_active"]) == (1, True, False)
+    assert set(version["metrics"]) >= {"accuracy", "precision", "recall", "f1", "auc", "confusion_matrix"}
+    client.post(f"versions/{version['id']}/activate/", 200, json={"reason": "journey"})
+
+    image = next((instance.datasets / CHEST / "test/PNEUMONIA").iterdir())
+    files = {"image": (image.name, image.read_bytes())}
+    answer = client.post("predictions/", 201, data={"condition": version["condition"]}, files=files)
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+    assert (answer["version_number"], answer["synthetic"]) == (1, True)
+    from_command = instance.command("predict", version["condition"], image)["predictions"][0]
+    assert from_command["probabilities"] == pytest.approx(answer["probabilities"], abs=1e-6)
+
+
+def test_a_killed_training_process_is_explained_and_the_next_run_works(instance: Instance, client: Client) -> None:
+    dataset = prepared_dataset(client)
+    run_path = start_run(client, dataset, epochs=200, batch_size=8)
+    client.follow(run_path, lambda run: run["phase"] == "training")
+    number = run_path.split("/")[1]
+    pid = instance.python(
+        f"from training.models import TrainingRun; print(TrainingRun.objects.get(pk={number}).child_pid)"
+    )
+    os.kill(int(pid), signal.SIGKILL)
+    run = client.ended(run_path)
+    assert run["state"] == "failed"
+    assert "out of memory" in run["error"]
+    assert run["hint"]
+    assert client.get("versions/")["results"] == []
+    assert client.ended(start_run(client, dataset, epochs=1, batch_size=8))["state"] == "succeeded"
+
+
+def test_a_training_whose_worker_died_is_found_by_the_reaper(instance: Instance, client: Client) -> None:
+    dataset = prepared_dataset(client)
+    run_path = start_run(client, dataset, epochs=200, batch_size=8)
+    client.follow(run_path, lambda run: run["phase"] == "training")
+    # The whole training queue dies, as with a power cut of its host; its child must not go on unseen.
+    trainer = instance.processes.pop()
+    os.killpg(trainer.pid, signal.SIGKILL)
+    trainer.wait()
+    number = run_path.split("/")[1]
+    instance.python(
+        "from datetime import timedelta; from django.utils import timezone; from training.models import TrainingRun\n"
+        f"TrainingRun.objects.filter(pk={number}).update(lease_until=timezone.now() - timedelta(seconds=1))"
+    )
+    run = client.ended(run_path, seconds=150)
+    assert run["state"] == "failed"
+    assert "worker died" in run["error"]

@@ -1,0 +1,312 @@
+"""One training, from prepared data to an evaluated network: what it reports, when it stops, what it hands over."""
+
+import math
+
+import numpy as np
+import pytest
+
+from datasets.cache import SPLITS, PreparedData
+from training.configurations import PRESETS, Configuration
+from training.ml import architectures, callbacks, fit
+from training.ml.export import weights_of
+from training.ml.fit import Cancelled, TrainingFailed, stages, train
+from training.ml.runtime import keras, tf
+
+SIZE = 32
+BRIEF = Configuration(epochs=2, batch_size=8, minimum_steps=3, early_stopping_patience=50)
+
+
+def make_data(count: int = 60, size: int = SIZE, missing: tuple[str, ...] = ()) -> PreparedData:
+    """Noise with a bright spot at the left (class 0) or at the right (class 1), at a height that varies."""
+    random = np.random.default_rng(0)
+    labels = np.arange(count) % 2
+    images = random.integers(0, 120, (count, size, size), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        top = random.integers(0, size - size // 4)
+        left = (size // 8) + (size // 2 if label else 0)
+        image[top : top + size // 4, left : left + size // 4] += 100
+    splits = [split for split in ("train",) * 6 + ("validation",) * 2 + ("test",) * 2 for _ in range(2)]
+    kept = ["train" if split in missing else split for split in splits]
+    return PreparedData(
+        images=images,
+        labels=labels,
+        splits=np.array([SPLITS.index(kept[i % len(kept)]) for i in range(count)], np.uint8),
+        groups=np.arange(count),
+        classes=("left", "right"),
+        positive_class="right",
+        pipeline={"id": "test", "version": 1},
+        digest="0" * 64,
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    """train() with everything but what a test is about; reports are collected in `run.reports`."""
+
+    def go(configuration=BRIEF, data=None, architecture="Custom_CNN", should_stop=lambda: False, weights=None):
+        return train(
+            data or make_data(),
+            architecture,
+            configuration,
+            weights=weights,
+            work_dir=tmp_path / "work",
+            report=go.reports.append,
+            should_stop=should_stop,
+        )
+
+    go.reports = []
+    return go
+
+
+@pytest.mark.slow
+def test_custom_cnn_learns_from_a_few_dozen_images_in_a_quick_test(run):
+    trained = run(PRESETS["quick"].configuration.with_options(batch_size=16), make_data(120, 64))
+    assert trained.evaluation.metrics["test"]["auc"] > 0.95
+    assert trained.evaluation.metrics["test"]["warnings"] == []
+
+
+def test_progress_goes_from_loading_over_training_to_evaluating_and_never_back(run):
+    run()
+    phases = list(dict.fromkeys(report.phase for report in run.reports))
+    fractions = [report.fraction for report in run.reports]
+    assert phases == ["loading", "training", "evaluating"]
+    assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] < 1
+
+
+def test_each_epoch_ends_with_all_its_figures(run):
+    trained = run()
+    ended = [report for report in run.reports if report.metrics]
+    assert [(report.epoch, report.epochs) for report in ended] == [(1, 2), (2, 2)]
+    for report in ended:
+        assert report.metrics.keys() == {
+            "loss", "accuracy", "val_loss", "val_accuracy", "val_auc", "learning_rate", "seconds",
+        }  # fmt: skip
+        assert all(math.isfinite(value) for value in report.metrics.values())
+    assert [figures["epoch"] for figures in trained.history] == [1, 2]
+
+
+def test_the_same_seed_trains_the_same_network(run):
+    first, again, other = run(), run(), run(BRIEF.with_options(seed=1))
+    assert first.history[0]["loss"] == pytest.approx(again.history[0]["loss"], rel=1e-4)
+    assert first.history[0]["loss"] != pytest.approx(other.history[0]["loss"], rel=1e-4)
+
+
+def test_cancelling_ends_the_training_at_the_next_step(run):
+    answers = iter([False, False, True])
+    with pytest.raises(Cancelled):
+        run(should_stop=lambda: next(answers))
+    assert [report for report in run.reports if report.metrics] == []
+
+
+def test_cancelling_ends_the_evaluation_too(run):
+    def during_evaluation():
+        return run.reports[-1].phase == "evaluating"
+
+    with pytest.raises(Cancelled):
+        run(should_stop=during_evaluation)
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on_with_the_same_epoch(run):
+    asked = 0
+
+    def memory_runs_out_once():
+        nonlocal asked
+        asked += 1
+        if asked == 6:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return False
+
+    trained = run(should_stop=memory_runs_out_once)
+    assert [report.message for report in run.reports if report.message] == [
+        "Out of memory: going on with batches of 4 images."
+    ]
+    assert [figures["epoch"] for figures in trained.history] == [1, 2]
+
+
+def test_out_of_memory_with_single_images_fails_with_advice(run):
+    def always():
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    with pytest.raises(TrainingFailed, match="memory") as failure:
+        run(should_stop=always)
+    assert "smaller architecture" in failure.value.hint
+    assert [report.message[-9:] for report in run.reports if report.message] == ["4 images.", "2 images.", "1 images."]
+
+
+def test_the_weights_of_the_best_epoch_are_handed_over(run, monkeypatch):
+    saved = {}
+
+    def remember(model, path):
+        saved[len(saved)] = weights_of(model)
+        write(model, path)
+
+    write = callbacks.write_weights
+    monkeypatch.setattr(callbacks, "write_weights", remember)
+    answer_with(monkeypatch, [0.7, 0.9, 0.6])
+    trained = run(BRIEF.with_options(epochs=3))
+    assert trained.best_epoch == 2 and not trained.stopped_early
+    handed = weights_of(trained.model)
+    assert all(np.array_equal(handed[name], saved[1][name]) for name in handed)
+
+
+def test_training_stops_early_when_validation_no_longer_improves(run, monkeypatch):
+    answer_with(monkeypatch, [0.9, 0.8, 0.7, 0.6])
+    trained = run(BRIEF.with_options(epochs=10, early_stopping_patience=2))
+    assert len(trained.history) == 3
+    assert trained.best_epoch == 1 and trained.stopped_early
+
+
+def answer_with(monkeypatch, confidences):
+    """Let validation see a network that gives the true class these probabilities, one an epoch."""
+    remaining = iter(confidences)
+
+    def predict(model, batches, between):
+        right = next(remaining)
+        truth = make_data().labels[make_data().indices("validation")]
+        return np.where(np.eye(2)[truth] == 1, right, 1 - right)
+
+    monkeypatch.setattr(callbacks, "predict", predict)
+
+
+def test_a_plateau_of_the_validation_loss_halves_the_learning_rate(run, monkeypatch):
+    answer_with(monkeypatch, [0.6] * 4)
+    options = {"epochs": 4, "schedule": "plateau", "early_stopping_patience": 6, "learning_rate": 0.01}
+    trained = run(BRIEF.with_options(**options))
+    assert [figures["learning_rate"] for figures in trained.history] == pytest.approx([0.01, 0.01, 0.005, 0.005])
+
+
+def test_the_cosine_schedule_warms_up_peaks_and_ends_at_zero():
+    assert callbacks.cosine(0.05, 0.1) == 0.5
+    assert callbacks.cosine(0.1, 0.1) == 1.0
+    assert callbacks.cosine(0.55, 0.1) == pytest.approx(0.5)
+    assert callbacks.cosine(1.0, 0.1) == pytest.approx(0)
+    assert callbacks.cosine(0.0, 0.0) == 1.0
+
+
+def test_without_validation_images_the_training_loss_decides(run):
+    trained = run(data=make_data(missing=("validation",)))
+    assert trained.evaluation.threshold == 0.5
+    assert "val_loss" not in trained.history[0]
+    assert trained.evaluation.metrics["validation"]["warnings"] == ["There are no images to evaluate on."]
+
+
+def test_a_class_without_training_images_is_named(run):
+    data = make_data()
+    data.labels[data.indices("train")] = 0
+    with pytest.raises(TrainingFailed, match="class right") as failure:
+        run(data=data)
+    assert "prepare it again" in failure.value.hint
+
+
+def test_a_loss_that_is_no_number_stops_with_advice():
+    with pytest.raises(TrainingFailed, match="no longer a number") as failure:
+        callbacks.StopOnNonFiniteLoss().on_train_batch_end(3, {"loss": math.nan})
+    assert "learning rate ten times smaller" in failure.value.hint
+
+
+def test_a_full_disk_is_reported_as_such(run, monkeypatch):
+    def full(model, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(callbacks, "write_weights", full)
+    with pytest.raises(TrainingFailed, match="No space left on device") as failure:
+        run()
+    assert "disk space" in failure.value.hint
+
+
+def test_a_crash_while_saving_leaves_the_earlier_best_weights(tmp_path, monkeypatch):
+    model = architectures.build("Custom_CNN", image_size=SIZE, classes=2)
+    path = tmp_path / "best.safetensors"
+    callbacks.write_weights(model, path)
+    before = path.read_bytes()
+
+    def crash(descriptor):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(callbacks.os, "fsync", crash)
+    model.get_layer("head").bias.assign([1, 2])
+    with pytest.raises(OSError, match="Input/output"):
+        callbacks.write_weights(model, path)
+    assert path.read_bytes() == before
+
+
+def test_the_threshold_comes_from_validation_and_the_test_set_is_only_reported(run):
+    data = make_data()
+    trained = run(data=data)
+    evaluation = trained.evaluation
+    assert evaluation.metrics["validation"]["threshold"] == evaluation.metrics["test"]["threshold"]
+    relabelled = make_data()
+    relabelled.labels[relabelled.indices("test")] ^= 1
+    assert run(data=relabelled).evaluation.threshold == pytest.approx(evaluation.threshold, abs=1e-3)
+
+
+def test_several_classes_are_trained_without_a_threshold(run):
+    data = make_data()
+    three = PreparedData(**{**vars(data), "classes": ("0", "1", "2"), "labels": np.arange(60) % 3, "positive_class": ""})
+    trained = run(data=three)
+    assert trained.evaluation.threshold is None
+    assert trained.evaluation.test.probabilities.shape == (12, 3)
+
+
+def test_from_scratch_everything_learns_at_the_rate_of_the_architecture():
+    (only,) = stages("Custom_CNN", Configuration(epochs=5), pretrained=False)
+    assert (only.first, only.last, only.frozen) == (0, 5, False)
+    assert only.rate == architectures.ARCHITECTURES["Custom_CNN"].learning_rate
+
+
+def test_with_pretrained_weights_the_head_learns_first_and_then_everything_more_slowly():
+    head, everything = stages("ResNet50", Configuration(epochs=5, learning_rate=0.01), pretrained=True)
+    assert (head.first, head.last, head.frozen, head.rate) == (0, 2, True, 0.01)
+    assert (everything.first, everything.last, everything.frozen) == (2, 5, False)
+    assert everything.rate == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_short_trainings_with_pretrained_weights_have_exactly_their_epochs(epochs):
+    planned = stages("ResNet50", Configuration(epochs=epochs), pretrained=True)
+    assert [stage.first for stage in planned[1:]] == [stage.last for stage in planned[:-1]]
+    assert (planned[0].first, planned[-1].last) == (0, epochs)
+    assert planned[0].frozen
+
+
+@pytest.mark.slow
+def test_the_pretrained_backbone_stays_as_it_is_while_the_head_learns(run, tmp_path, monkeypatch):
+    before, built = {}, architectures.build
+
+    def build(name, *, weights, **options):
+        model = built(name, **options)
+        before.update(weights_of(model))
+        return model
+
+    monkeypatch.setattr(architectures, "build", build)
+    trained = run(BRIEF.with_options(epochs=1), architecture="EfficientNetB0", weights=tmp_path / "published.h5")
+    after = weights_of(trained.model)
+    changed = {name for name in after if not np.array_equal(after[name], before[name])}
+    assert changed == {"head/kernel", "head/bias"}
+    assert trained.initial_weights == "published.h5"
+
+
+@pytest.mark.slow
+def test_fine_tuning_leaves_the_statistics_of_pretrained_batch_normalisation_alone(run, tmp_path, monkeypatch):
+    before, built = {}, architectures.build
+
+    def build(name, *, weights, **options):
+        model = built(name, **options)
+        before.update(weights_of(model))
+        return model
+
+    monkeypatch.setattr(architectures, "build", build)
+    configuration = BRIEF.with_options(head_epochs=1, minimum_steps=1)
+    model = run(configuration, architecture="EfficientNetB0", weights=tmp_path / "published.h5").model
+    after = weights_of(model)
+    kinds = {layer.name: type(layer) for layer in model.layers}
+    changed = {kinds[name.split("/")[0]] for name in after if not np.array_equal(after[name], before[name])}
+    assert keras.layers.BatchNormalization not in changed
+    assert keras.layers.Conv2D in changed
+
+
+def test_a_finished_training_says_how_it_came_about(run):
+    trained = run()
+    assert (trained.architecture_id, trained.configuration, trained.initial_weights) == ("Custom_CNN", BRIEF, "scratch")
+    assert trained.seconds > 0
+    assert isinstance(trained, fit.Trained)

@@ -1,0 +1,333 @@
+"""Who may do what: every address of the platform, every role, and what the answer must be.
+
+A new address fails these tests until it has a row here, so that nothing is ever open by omission.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Group
+from django.db import transaction
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from knox.models import AuthToken
+
+from tests.factories import UserFactory
+from xrayplatform.audit import AuditEntry
+
+ROLES = ["clinician", "data scientist", "model manager", "administrator", "auditor"]
+NO_ROLE = "no role"
+USERS = [NO_ROLE, *ROLES]
+SCIENTIST = ["data scientist"]
+SYSTEM = ["data scientist", "model manager", "administrator", "auditor"]
+PREPARE = {"seed": 0, "image_size": 128, "fit": "auto"}
+RUN = {"dataset": "{dataset}", "architecture": "Custom_CNN", "configuration": "quick"}
+TEAM_OBJECTS = {"condition", "dataset", "preparation", "run", "version", "prediction"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """An address with a method, the roles that are let in, and what they get.
+
+    of: the object that the address is about. outside: what users of another team get with every working role.
+    """
+
+    method: str
+    name: str
+    roles: list[str]
+    status: int = 200
+    of: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.name}"
+
+
+# fmt: off
+PAGES = [
+    Row("GET", "xrayplatform:dashboard", USERS),
+    Row("GET", "xrayplatform:guide", USERS),
+    Row("GET", "xrayplatform:token-list", USERS),
+    Row("POST", "xrayplatform:token-list", USERS),
+    Row("POST", "xrayplatform:token-revoke", USERS, 302, "own_token"),
+    Row("GET", "xrayplatform:system-status", SYSTEM),
+    Row("GET", "xrayplatform:auditentry-list", ["auditor"]),
+    Row("GET", "datasets:dataset-list", ROLES),
+    Row("GET", "datasets:dataset-detail", ROLES, 200, "dataset"),
+    Row("POST", "datasets:scan-start", SCIENTIST, 302),
+    Row("GET", "datasets:scan-status", ROLES, 200, "scan"),
+    Row("POST", "datasets:scan-cancel", SCIENTIST, 302, "scan"),
+    Row("POST", "datasets:preparation-start", SCIENTIST, 302, "dataset", PREPARE),
+    Row("GET", "datasets:preparation-detail", ROLES, 200, "preparation"),
+    Row("POST", "datasets:preparation-cancel", SCIENTIST, 302, "preparation"),
+    Row("GET", "training:run-list", ROLES),
+    Row("GET", "training:run-create", SCIENTIST),
+    Row("POST", "training:run-create", SCIENTIST, 302, "", RUN),
+    Row("GET", "training:run-detail", ROLES, 200, "run"),
+    Row("GET", "training:run-status", ROLES, 200, "run"),
+    Row("GET", "training:run-curves", ROLES, 200, "run"),
+    Row("POST", "training:run-cancel", SCIENTIST, 302, "run"),
+    Row("GET", "registry:version-list", ROLES),
+    Row("GET", "registry:version-detail", ROLES, 200, "version"),
+    Row("POST", "registry:version-activate", ["model manager"], 302, "version"),
+    Row("GET", "inference:prediction-create", ["clinician"]),
+    Row("POST", "inference:prediction-create", ["clinician"], 400),
+    Row("GET", "inference:prediction-list", ROLES),
+    Row("GET", "inference:prediction-detail", ROLES, 200, "prediction"),
+]
+API = [
+    Row("GET", "api:condition-list", ROLES),
+    Row("GET", "api:condition-detail", ROLES, 200, "condition"),
+    Row("GET", "api:dataset-list", ROLES),
+    Row("GET", "api:dataset-detail", ROLES, 200, "dataset"),
+    Row("POST", "api:dataset-scan", SCIENTIST, 202),
+    Row("POST", "api:dataset-prepare", SCIENTIST, 202, "dataset", PREPARE),
+    Row("GET", "api:scan-list", ROLES),
+    Row("GET", "api:scan-detail", ROLES, 200, "scan"),
+    Row("POST", "api:scan-cancel", SCIENTIST, 200, "scan"),
+    Row("GET", "api:preparation-list", ROLES),
+    Row("GET", "api:preparation-detail", ROLES, 200, "preparation"),
+    Row("POST", "api:preparation-cancel", SCIENTIST, 200, "preparation"),
+    Row("GET", "api:run-list", ROLES),
+    Row("POST", "api:run-list", SCIENTIST, 202, "", RUN),
+    Row("GET", "api:run-detail", ROLES, 200, "run"),
+    Row("GET", "api:run-metrics", ROLES, 200, "run"),
+    Row("GET", "api:run-log", ROLES, 200, "run"),
+    Row("POST", "api:run-cancel", SCIENTIST, 200, "run"),
+    Row("GET", "api:version-list", ROLES),
+    Row("GET", "api:version-detail", ROLES, 200, "version"),
+    # 409: let in, but the files of this version are not there.
+    Row("POST", "api:version-activate", ["model manager"], 409, "version"),
+    Row("GET", "api:prediction-list", ROLES),
+    Row("POST", "api:prediction-list", ["clinician"], 400),
+    Row("GET", "api:prediction-detail", ROLES, 200, "prediction"),
+    Row("GET", "api:system-list", SYSTEM),
+    Row("GET", "api:auditentry-list", ["auditor"]),
+    Row("GET", "api:auditentry-detail", ["auditor"], 200, "entry"),
+    Row("GET", "api-schema", USERS),
+    Row("GET", "api-docs", USERS),
+]
+# Open to everybody, each with its own test below.
+OPEN = {"xrayplatform:login", "xrayplatform:logout", "xrayplatform:health", "api:token-list", "admin-login"}
+# fmt: on
+ROWS = [*PAGES, *API]
+OF_TEAM = [row for row in ROWS if row.of in TEAM_OBJECTS]
+
+
+def routes(patterns: list[Any] | None = None, namespace: str = "") -> list[tuple[str, URLPattern]]:
+    """Every address below the resolver with its full name; those of the admin have their own tests."""
+    found: list[tuple[str, URLPattern]] = []
+    for pattern in get_resolver().url_patterns if patterns is None else patterns:
+        if isinstance(pattern, URLResolver):
+            if pattern.namespace != "admin":
+                inner = f"{namespace}{pattern.namespace}:" if pattern.namespace else namespace
+                found += routes(pattern.url_patterns, inner)
+        elif str(pattern.pattern) == "admin/login/":
+            found.append(("admin-login", pattern))
+        else:
+            found.append((f"{namespace}{pattern.name}", pattern))
+    return found
+
+
+@pytest.fixture
+def users(team, world):
+    """One user of the team for each role, and one without any."""
+    made = {role: UserFactory(username=role, roles=[role], is_staff=role == "administrator") for role in USERS}
+    team.members.set(made.values())
+    return made
+
+
+def address(row: Row, world: Any, user: Any = None) -> str:
+    if not row.of:
+        return reverse(row.name)
+    if row.of == "own_token":
+        return reverse(row.name, args=[AuthToken.objects.create(user)[0].token_key if user else "0" * 15])
+    if row.of == "entry":
+        return reverse(row.name, args=[AuditEntry.objects.create(actor_name="x", action="x.y").pk])
+    return reverse(row.name, args=[world.condition.slug if row.of == "condition" else getattr(world, row.of).pk])
+
+
+def ask(row: Row, world: Any, user: Any = None) -> Any:
+    """The answer to `user` (None: nobody is logged in); what it changed is undone."""
+    client = Client()
+    if user:
+        client.force_login(user)
+    data = {name: world.dataset.pk if value == "{dataset}" else value for name, value in row.data.items()}
+    with transaction.atomic():
+        response = client.generic(row.method, address(row, world, user), **_body(data, row))
+        response.refusals = AuditEntry.objects.filter(action="access.refused", actor=user, outcome="refused").count()
+        transaction.set_rollback(True)
+    return response
+
+
+def _body(data: dict[str, Any], row: Row) -> dict[str, Any]:
+    if row.method == "GET":
+        return {}
+    encoded = "&".join(f"{name}={value}" for name, value in data.items())
+    if row.name in ("api:prediction-list", "inference:prediction-create"):
+        return {"data": "--b--\r\n", "content_type": "multipart/form-data; boundary=b"}
+    return {"data": encoded, "content_type": "application/x-www-form-urlencoded"}
+
+
+def test_every_address_and_method_has_a_row():
+    listed = defaultdict(set)
+    for row in ROWS:
+        listed[row.name].add(row.method)
+    assert {name for name, _ in routes()} == set(listed) | OPEN
+    for name, pattern in routes():
+        actions = getattr(pattern.callback, "actions", None)
+        if actions and name not in OPEN:
+            assert {method.upper() for method in actions} - {"HEAD"} == listed[name], name
+
+
+def test_every_page_names_its_permissions_and_every_action_of_the_api_too():
+    for name, pattern in routes():
+        if name in OPEN or name in ("api-schema", "api-docs"):
+            continue
+        actions = getattr(pattern.callback, "actions", None)
+        if actions:
+            assert set(actions.values()) <= set(pattern.callback.cls.permissions), name
+        else:
+            assert hasattr(pattern.callback, "permissions"), f"{name} lacks @allow"
+
+
+def test_pages_take_the_listed_methods_only(world, users, admin_client):
+    """The view itself says which methods it takes; none may be missing in the table."""
+    listed = defaultdict(set)
+    taken = {}
+    for row in PAGES:
+        listed[row.name].add(row.method)
+        response = admin_client.options(address(row, world, users[NO_ROLE]))
+        assert response.status_code == 405, row
+        taken[row.name] = set(response["Allow"].split(", "))
+    assert taken == listed
+
+
+@pytest.mark.parametrize("role", USERS)
+def test_a_role_gets_what_the_table_says_and_refusals_are_recorded(role, world, users):
+    answers = {str(row): ask(row, world, users[role]) for row in ROWS}
+    expected = {str(row): row.status if role in row.roles else 403 for row in ROWS}
+    assert {name: answer.status_code for name, answer in answers.items()} == expected
+    recorded = {name: answer.refusals for name, answer in answers.items()}
+    assert recorded == {name: int(status == 403) for name, status in expected.items()}
+
+
+def test_visitors_of_pages_are_sent_to_the_login(world):
+    login = reverse("xrayplatform:login")
+    answers = {str(row): ask(row, world) for row in PAGES}
+    assert {name: answer.status_code for name, answer in answers.items()} == dict.fromkeys(answers, 302)
+    assert {answer.url for answer in answers.values()} == {f"{login}?next={address(row, world)}" for row in PAGES}
+
+
+def test_visitors_of_the_api_are_asked_for_a_token(world):
+    answers = {str(row): ask(row, world) for row in API}
+    assert {name: answer.status_code for name, answer in answers.items()} == dict.fromkeys(answers, 401)
+    assert {answer["WWW-Authenticate"] for answer in answers.values()} == {"Token"}
+
+
+def test_another_teams_object_is_not_found_even_with_every_working_role(world, charlie):
+    answers = {str(row): ask(row, world, charlie).status_code for row in OF_TEAM}
+    assert answers == dict.fromkeys(answers, 404)
+
+
+def test_an_object_without_a_team_is_found_by_every_team(world, charlie):
+    world.condition.team = None
+    world.condition.save()
+    answers = {str(row): ask(row, world, charlie).status_code for row in OF_TEAM}
+    assert answers == {str(row): row.status for row in OF_TEAM}
+
+
+def test_lists_do_not_name_what_belongs_to_another_team(world, charlie, client):
+    charlie.groups.add(Group.objects.get(name="auditor"))
+    client.force_login(charlie)
+    for name in {row.name for row in ROWS if row.method == "GET" and not row.of}:
+        content = client.get(reverse(name)).content.decode()
+        for secret in (world.dataset.name, f"{world.condition.slug} v", str(world.prediction.pk), world.team.name):
+            assert secret not in content, name
+
+
+@pytest.mark.parametrize("name", ["training:run-create", "api:run-list"])
+def test_a_run_cannot_be_started_on_another_teams_dataset(name, world, charlie, client):
+    client.force_login(charlie)
+    response = client.post(
+        reverse(name), {"dataset": world.dataset.pk, "architecture": "Custom_CNN", "configuration": "quick"}
+    )
+    assert response.status_code == 400
+    assert world.preparation.runs.count() == 1
+    assert world.dataset.name not in response.content.decode()
+
+
+def test_another_users_token_is_not_found(alice, bob, client):
+    token, _ = AuthToken.objects.create(bob)
+    client.force_login(alice)
+    assert client.post(reverse("xrayplatform:token-revoke", args=[token.token_key])).status_code == 404
+    assert AuthToken.objects.filter(pk=token.pk).exists()
+
+
+def test_only_staff_reaches_the_admin(users, client):
+    assert client.get("/admin/").status_code == 302
+    answers = {}
+    for role, user in users.items():
+        client.force_login(user)
+        answers[role] = client.get("/admin/").status_code
+    assert answers == {role: 200 if role == "administrator" else 302 for role in users}
+
+
+def test_every_page_of_the_admin_turns_away_who_is_no_staff(users, alice, client):
+    client.force_login(alice)
+    admin = next(pattern for pattern in get_resolver().url_patterns if getattr(pattern, "namespace", "") == "admin")
+    addresses = {reverse("admin:index"), reverse("admin:password_change")}
+    for pattern in admin.url_patterns:
+        if isinstance(pattern, URLResolver):
+            addresses |= {
+                f"/admin/{pattern.pattern}",
+                f"/admin/{pattern.pattern}add/",
+                f"/admin/{pattern.pattern}1/change/",
+            }
+    for url in addresses:
+        response = client.get(url)
+        assert (response.status_code, response.url.split("?")[0]) == (302, "/admin/login/"), url
+
+
+def test_the_open_addresses_answer_visitors_and_nothing_more(client, db):
+    assert client.get(reverse("xrayplatform:login")).status_code == 200
+    assert client.get(reverse("xrayplatform:logout")).status_code == 302
+    assert client.get(reverse("xrayplatform:health")).json() == {"status": "ok"}
+    assert client.get("/admin/login/").status_code == 302
+    assert client.get(reverse("api:token-list")).status_code == 405
+    assert client.post(reverse("api:token-list")).status_code == 400
+
+
+def test_logging_out_needs_a_post(client, alice):
+    client.force_login(alice)
+    assert client.get(reverse("xrayplatform:logout")).status_code == 405
+    assert client.post(reverse("xrayplatform:logout")).url == reverse("xrayplatform:login")
+
+
+def test_a_role_that_is_taken_away_is_gone_at_the_next_request(client, alice):
+    client.force_login(alice)
+    assert client.get(reverse("datasets:dataset-list")).status_code == 200
+    alice.groups.clear()
+    assert client.get(reverse("datasets:dataset-list")).status_code == 403
+
+
+@pytest.mark.parametrize("name", ["datasets:scan-start", "api:dataset-scan"])
+def test_a_post_without_the_csrf_token_is_refused(name, alice):
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(alice)
+    assert client.post(reverse(name)).status_code == 403
+
+
+def test_what_a_user_sends_beyond_the_options_is_ignored(world, alice, client):
+    client.force_login(alice)
+    sent = {
+        "dataset": world.dataset.pk,
+        "architecture": "Custom_CNN",
+        "state": "succeeded",
+        "version": world.version.pk,
+    }
+    answer = client.post(reverse("api:run-list"), sent)
+    assert answer.status_code == 202
+    assert (answer.json()["state"], answer.json()["version"]) == ("queued", None)

@@ -1,0 +1,289 @@
+"""The life of a job: claimed once, fenced by its lease, cancelled, reaped, and ended exactly once."""
+
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+from django_q.models import OrmQ
+
+from datasets.models import Scan
+from tests.factories import DatasetFactory, PreparationFactory, ScanFactory, TrainingRunFactory
+from xrayplatform import audit, jobs
+from xrayplatform.audit import AuditEntry
+from xrayplatform.jobs import JobCancelled, JobError, LeaseLost
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def job():
+    return ScanFactory()
+
+
+@pytest.fixture
+def claimed(job):
+    assert job.claim(1)
+    return job
+
+
+def fresh(job):
+    return type(job).objects.get(pk=job.pk)
+
+
+def entries(job, action):
+    return AuditEntry.objects.filter(action=action, object_type="scan", object_id=str(job.pk)).count()
+
+
+def expire(job, **fields):
+    past = timezone.now() - timedelta(seconds=1)
+    Scan.objects.filter(pk=job.pk).update(**{"lease_until": past} | fields)
+
+
+# -- Starting
+
+
+def test_a_message_carries_numbers_only_and_goes_to_the_queue_of_the_job():
+    run = TrainingRunFactory()
+    run.enqueue()
+    message = OrmQ.objects.get()
+    assert message.key == "train"
+    assert (message.task["func"], message.task["args"]) == ("training.tasks.train", (run.pk, 1))
+
+
+def test_exactly_one_of_several_claims_wins(job):
+    copies = [fresh(job) for _ in range(5)]
+    assert [copy.claim(1) for copy in copies] == [True, False, False, False, False]
+    assert fresh(job).lease_token == copies[0].lease_token is not None
+
+
+def test_a_claimed_job_tells_where_it_runs_and_until_when_it_is_leased(claimed):
+    assert claimed.state == "running"
+    assert claimed.host and claimed.pid
+    assert timedelta(seconds=110) < claimed.lease_until - timezone.now() <= jobs.LEASE
+
+
+def test_a_claim_for_an_earlier_attempt_is_refused(job):
+    Scan.objects.filter(pk=job.pk).update(attempt=2)
+    assert not job.claim(1)
+    assert fresh(job).state == "queued"
+
+
+@pytest.mark.parametrize("state", ["running", "succeeded", "failed", "cancelled"])
+def test_only_a_waiting_job_can_be_claimed(state):
+    assert not ScanFactory(state=state).claim(1)
+
+
+def test_a_message_delivered_twice_does_the_work_once(job):
+    done = []
+
+    def work():
+        done.append(1)
+        job.succeed()
+
+    assert job.run(1, work)
+    assert not fresh(job).run(1, work)
+    assert done == [1]
+    assert entries(job, "scan.succeeded") == 1
+
+
+# -- While it runs
+
+
+def test_only_the_holder_of_the_lease_writes(claimed):
+    other = fresh(claimed)
+    other.lease_token = uuid.uuid4()
+    with pytest.raises(LeaseLost):
+        other.write(message="from a stranger")
+    claimed.write(message="from the owner")
+    assert fresh(claimed).message == "from the owner"
+
+
+def test_a_job_that_has_ended_takes_no_more_writes(claimed):
+    claimed.succeed("done")
+    with pytest.raises(LeaseLost):
+        claimed.write(message="late")
+    assert fresh(claimed).message == "done"
+
+
+def test_renewing_prolongs_the_lease(claimed):
+    expire(claimed)
+    claimed.renew(progress=0.5)
+    row = fresh(claimed)
+    assert row.lease_until > timezone.now() + timedelta(seconds=100)
+    assert row.progress == 0.5
+
+
+def test_progress_is_written_at_most_once_a_second(claimed, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(jobs.time, "monotonic", lambda: now[0])
+    report = claimed.reporter()
+    report(1, 4, "first")
+    now[0] += 0.9
+    report(2, 4, "too soon")
+    assert (fresh(claimed).message, fresh(claimed).progress) == ("first", 0.25)
+    now[0] += 0.2
+    report(5, 4, "later", 0.5, 1.0)
+    assert (fresh(claimed).message, fresh(claimed).progress) == ("later", 1.0)
+
+
+def test_the_time_left_is_told_from_the_progress(claimed):
+    claimed.write(progress=0.25, started_at=timezone.now() - timedelta(seconds=30))
+    assert claimed.eta_seconds == pytest.approx(90, rel=0.05)
+    claimed.write(progress=0.0)
+    assert claimed.eta_seconds is None
+
+
+# -- Cancelling
+
+
+def test_a_waiting_job_is_cancelled_at_once(job, alice):
+    assert job.request_cancel(alice)
+    assert (job.state, job.message) == ("cancelled", "Cancelled before it started")
+    assert job.finished_at is not None
+    assert not fresh(job).claim(1)
+    assert entries(job, "scan.cancel") == 1
+
+
+def test_a_running_job_is_asked_to_stop_and_stops_at_its_next_renewal(claimed, alice):
+    assert fresh(claimed).request_cancel(alice)
+    assert fresh(claimed).state == "running"
+    with pytest.raises(JobCancelled):
+        claimed.renew()
+
+
+def test_a_job_that_notices_the_request_ends_as_cancelled(job, alice):
+    def work():
+        fresh(job).request_cancel(alice)
+        job.renew()
+        pytest.fail("went on after the request")
+
+    job.run(1, work)
+    assert (fresh(job).state, fresh(job).message) == ("cancelled", "Cancelled on request")
+    assert entries(job, "scan.cancelled") == 1
+
+
+@pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled"])
+def test_a_job_that_has_ended_cannot_be_cancelled(state, alice):
+    job = ScanFactory(state=state)
+    assert not job.request_cancel(alice)
+    assert fresh(job).state == state
+    assert entries(job, "scan.cancel") == 0
+
+
+# -- Ending
+
+
+def test_a_success_is_written_with_its_audit_entry(claimed):
+    claimed.succeed("12 images", after={"images": 12})
+    row = fresh(claimed)
+    assert (row.state, row.message, row.progress, row.lease_until) == ("succeeded", "12 images", 1.0, None)
+    assert AuditEntry.objects.get(action="scan.succeeded").after == {"images": 12}
+
+
+def test_an_end_whose_audit_entry_cannot_be_written_is_no_end(claimed, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no audit")
+
+    monkeypatch.setattr(audit, "record", fail)
+    with pytest.raises(RuntimeError):
+        claimed.succeed()
+    assert fresh(claimed).state == "running"
+
+
+def test_an_expected_error_is_told_with_what_to_do(job):
+    def work():
+        raise JobError("The folder is not there.", "Mount it.")
+
+    job.run(1, work)
+    row = fresh(job)
+    assert (row.state, row.error, row.hint) == ("failed", "The folder is not there.", "Mount it.")
+    assert AuditEntry.objects.get(action="scan.failed").outcome == "failed"
+
+
+def test_an_unexpected_error_fails_the_job_in_plain_words_and_reaches_the_log(job):
+    def work():
+        raise ZeroDivisionError("secret detail")
+
+    with pytest.raises(ZeroDivisionError):
+        job.run(1, work)
+    row = fresh(job)
+    assert (row.state, row.error) == ("failed", "The job stopped on an unexpected error.")
+    assert "administrator" in row.hint
+    assert "secret detail" not in row.error + row.hint
+
+
+@pytest.mark.parametrize("first", ["succeed", "end_cancelled", "fail"])
+@pytest.mark.parametrize("second", ["succeed", "end_cancelled", "fail"])
+def test_a_job_ends_once(claimed, first, second):
+    def end(name):
+        getattr(claimed, name)(*(["reason"] if name == "fail" else []))
+
+    end(first)
+    before = fresh(claimed)
+    with pytest.raises(LeaseLost):
+        end(second)
+    assert (fresh(claimed).state, fresh(claimed).finished_at) == (before.state, before.finished_at)
+    assert AuditEntry.objects.filter(object_type="scan").count() == 1
+
+
+# -- Dying
+
+
+def test_a_job_whose_worker_died_is_ended_in_words(claimed):
+    expire(claimed, heartbeat_at=timezone.now() - timedelta(seconds=300), host="node7", pid=4711)
+    assert jobs.reap() == 1
+    row = fresh(claimed)
+    assert row.state == "failed"
+    assert row.error == "The worker died: no sign of life for 300 seconds (host node7, process 4711)."
+    assert "Start it again" in row.hint
+    assert entries(claimed, "scan.failed") == 1
+
+
+def test_every_kind_of_job_is_reaped():
+    preparation = PreparationFactory(state="queued")
+    run = TrainingRunFactory(preparation=PreparationFactory(dataset=DatasetFactory()))
+    scan = ScanFactory()
+    for job in (scan, preparation, run):
+        assert job.claim(1)
+        type(job).objects.filter(pk=job.pk).update(lease_until=timezone.now() - timedelta(seconds=1))
+    assert jobs.reap() == 3
+    assert {fresh(job).state for job in (scan, preparation, run)} == {"failed"}
+
+
+def test_jobs_that_live_wait_or_have_ended_are_left_alone(claimed):
+    waiting, ended = ScanFactory(), ScanFactory(state="succeeded")
+    assert jobs.reap() == 0
+    assert [fresh(job).state for job in (claimed, waiting, ended)] == ["running", "queued", "succeeded"]
+
+
+def test_a_frozen_worker_that_wakes_up_after_the_reaper_changes_nothing(claimed):
+    expire(claimed)
+    jobs.reap()
+    for late in (lambda: claimed.write(message="hello"), claimed.renew, claimed.succeed):
+        with pytest.raises(LeaseLost):
+            late()
+    assert (fresh(claimed).state, entries(claimed, "scan.succeeded")) == ("failed", 0)
+
+
+def test_reaping_twice_ends_a_job_once(claimed):
+    expire(claimed)
+    assert [jobs.reap(), jobs.reap()] == [1, 0]
+    assert entries(claimed, "scan.failed") == 1
+
+
+def test_a_renewal_between_the_look_and_the_reaping_saves_the_job(claimed, monkeypatch):
+    """The worker was only slow: it renews after the reaper has read the row and before it takes it."""
+    expire(claimed)
+    renewed = []
+    real = jobs.uuid.uuid4
+
+    def renew_first():
+        if not renewed:
+            renewed.append(1)
+            claimed.renew()
+        return real()
+
+    monkeypatch.setattr(jobs.uuid, "uuid4", renew_first)
+    assert jobs.reap() == 0
+    assert fresh(claimed).state == "running"
