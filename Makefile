@@ -18,7 +18,7 @@ help:
 demo: setup
 	$(MANAGE) demo
 ifneq ($(SERVE),0)
-	@echo "Serving at http://127.0.0.1:$${PORT:-8000} (Ctrl-C stops)"
+	@echo "Serving at http://$${BIND:-127.0.0.1:8000} (Ctrl-C stops)"
 	$(BIN)/honcho start
 endif
 

@@ -165,7 +165,7 @@ class Engine:
             return self._old(slot)
         if current is not None and current.version_id != version_id:
             slot.previous = current
-        slot.current = Served(model, version_id, epoch)
+        slot.current, slot.failure = Served(model, version_id, epoch), ""
         return slot.current
 
     @staticmethod

@@ -68,7 +68,7 @@ _RANGES = {
     "brightness": _Range(float, 0, 0.5),
 }
 _CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
-_OPTIONAL = ("learning_rate", "minimum_steps")
+_OPTIONAL = ("batch_size", "learning_rate", "minimum_steps")
 _FLAGS = ("class_weights",)
 
 
@@ -76,7 +76,7 @@ _FLAGS = ("class_weights",)
 class Configuration:
     """Every option of one training. Early stopping, best-weights checkpoint and rate reduction are always on.
 
-    learning_rate, minimum_steps: None takes the architecture's own. schedule: "cosine" warms up linearly over
+    batch_size, learning_rate, minimum_steps: None takes the architecture's own. schedule: "cosine" warms up linearly over
     `warmup_fraction` of all steps and then falls along a half cosine (Loshchilov and Hutter 2017); "plateau" halves
     the rate when the validation loss stands still. minimum_steps: optimizer steps an epoch has at least; a small
     dataset is gone through several times an epoch, each time augmented differently, to reach it.
@@ -87,7 +87,7 @@ class Configuration:
     """
 
     epochs: int = 25
-    batch_size: int = 32
+    batch_size: int | None = None
     learning_rate: float | None = None
     optimizer: str = "adamw"
     weight_decay: float = 0.01

@@ -1,6 +1,7 @@
 """All settings. Everything a site may change comes from the environment or `.env`; `.env.example` documents it."""
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import environ
@@ -164,6 +165,7 @@ SECURE_SSL_REDIRECT = HTTPS
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 X_FRAME_OPTIONS = "DENY"
+CSRF_FAILURE_VIEW = "xrayplatform.views.csrf_failure"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 5 * 1024 * 1024
 
 CONTENT_SECURITY_POLICY = {
@@ -193,7 +195,7 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "xrayplatform.http.problem_details",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
-REST_KNOX = {"TOKEN_TTL": __import__("datetime").timedelta(hours=env.int("API_TOKEN_HOURS", default=24 * 30))}
+REST_KNOX = {"TOKEN_TTL": timedelta(hours=env.int("API_TOKEN_HOURS", default=24 * 30))}
 SPECTACULAR_SETTINGS = {
     "TITLE": "X-ray platform",
     "DESCRIPTION": "Train, register, activate and use radiograph classifiers. Research use only.",
@@ -204,6 +206,13 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
     "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
     "SCHEMA_PATH_PREFIX": "/api/v1",
+    # An uploaded file is binary in a request; without the split its schema would be the address of an answer.
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {
+        "JobState": "xrayplatform.jobs.Job.State",
+        "DatasetState": "datasets.models.Dataset.State",
+        "VersionState": "registry.models.ModelVersion.State",
+    },
 }
 
 CRISPY_ALLOWED_TEMPLATE_PACKS = "bootstrap5"

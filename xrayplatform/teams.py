@@ -5,6 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import Group, Permission
 from django.db import models
+from rest_framework.exceptions import MethodNotAllowed
 from rest_framework.permissions import BasePermission
 
 VIEW = [
@@ -72,7 +73,9 @@ class TeamScopedQuerySet(models.QuerySet):
     team_path = "team"
 
     def visible_to(self, user: Any) -> "TeamScopedQuerySet":
-        """What has no team, and what belongs to a team of `user`. A superuser sees everything."""
+        """What has no team, and what belongs to a team of `user`. A superuser sees everything, a visitor nothing."""
+        if not user.is_authenticated:
+            return self.none()
         if user.is_superuser:
             return self
         # A subquery instead of a join: a user in two teams must not see a row twice.
@@ -102,5 +105,8 @@ class RolePermission(BasePermission):
     def has_permission(self, request: Any, view: Any) -> bool:
         if not request.user.is_authenticated:
             return False
-        needed = getattr(view, "permissions", {}).get(getattr(view, "action", None) or request.method.lower())
+        action = getattr(view, "action", request.method.lower())
+        if action is None:
+            raise MethodNotAllowed(request.method)
+        needed = getattr(view, "permissions", {}).get(action)
         return needed is not None and (needed == "authenticated" or request.user.has_perm(needed))

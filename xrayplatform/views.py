@@ -121,6 +121,11 @@ def permission_denied(request: HttpRequest, exception: Exception) -> HttpRespons
     return render(request, "error.html", {"title": "Not allowed", "detail": detail}, status=403)
 
 
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    detail = "The page was open too long, or the request came from another site. Reload the page and try again."
+    return render(request, "error.html", {"title": "The form has expired", "detail": detail}, status=403)
+
+
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     detail = "There is no such page or object, or it belongs to another team."
     if request.path.startswith("/api/"):

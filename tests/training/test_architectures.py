@@ -186,7 +186,11 @@ def test_the_catalogue_names_the_files_keras_itself_downloads(monkeypatch, name)
 def test_weights_of_another_shape_are_refused_and_none_is_set(models):
     model = models["Custom_CNN"]
     before = weights_of(model)
-    wrong = {**before, "head/bias": np.zeros(3, np.float32), "stem_convolution/kernel": before["stem_convolution/kernel"] + 1}
+    wrong = {
+        **before,
+        "head/bias": np.zeros(3, np.float32),
+        "stem_convolution/kernel": before["stem_convolution/kernel"] + 1,
+    }
     with pytest.raises(ArtifactError, match="head/bias"):
         assign_weights(model, wrong)
     with pytest.raises(ArtifactError, match="head/bias is in one only"):

@@ -58,7 +58,9 @@ def test_every_image_comes_equally_often_in_batches_of_one_size(data):
 def test_the_same_seed_gives_the_same_batches(data):
     configuration = Configuration(seed=3)
     first, again = batches(data, configuration, 3), batches(data, configuration, 3)
-    assert all(np.array_equal(a, b) for one, other in zip(first, again, strict=True) for a, b in zip(one, other, strict=True))
+    assert all(
+        np.array_equal(a, b) for one, other in zip(first, again, strict=True) for a, b in zip(one, other, strict=True)
+    )
 
 
 @pytest.mark.parametrize("change", [{"first_epoch": 2}, {"configuration": STILL.with_options(seed=1)}])

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-import pytest
 from django.conf import settings
 
 HEAVY = {"tensorflow", "keras", "sklearn", "openvino"}
@@ -27,16 +26,14 @@ for config in apps.get_app_configs():
             if module_has_submodule(config.module, name):
                 importlib.import_module(f"{config.name}.{name}")
 import xrayplatform.wsgi
-EXTRA
 print(json.dumps({"own": own, "loaded": sorted(name for name in sys.modules if "." not in name)}))
 """
 
 
-def load(extra=""):
-    program = LOADER.replace("EXTRA", extra)
+def load():
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "DATABASE_URL": "sqlite:///:memory:"}
     done = subprocess.run(
-        [sys.executable, "-c", program, str(settings.BASE_DIR)],
+        [sys.executable, "-c", LOADER, str(settings.BASE_DIR)],
         cwd=settings.BASE_DIR,
         env=environment,
         capture_output=True,
@@ -49,9 +46,5 @@ def load(extra=""):
 def test_addresses_admin_and_tasks_load_no_machine_learning_library():
     answer = load()
     assert set(answer["own"]) == {"xrayplatform", "datasets", "training", "registry", "inference"}
+    assert {"numpy", "pydicom", "django_q"} <= set(answer["loaded"]), "the tasks were not loaded"
     assert HEAVY & set(answer["loaded"]) == set()
-
-
-@pytest.mark.parametrize("library", ["sklearn", "openvino"])
-def test_this_test_would_notice(library):
-    assert library in load(f"import {library}")["loaded"]

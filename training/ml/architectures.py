@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 MINIMUM_IMAGE_SIZE = 32
 # ImageNet statistics of the published weights, in RGB order for values in 0..1 and in BGR order for values in 0..255.
-_STEM_FILTERS = 24
-_BLOCKS = ((48, True), (96, True), (192, True), (384, False), (384, False))
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 # Keras' default of 0.99 needs hundreds of steps before the moving statistics mean anything: with some dozens of steps
 # an epoch, validation is then no better than guessing while the training accuracy looks fine.
 BATCH_NORMALIZATION_MOMENTUM = 0.9
+# Custom_CNN: filters of the stem, then filters of each block and whether it halves the resolution.
+_STEM_FILTERS = 24
+_BLOCKS = ((48, True), (96, True), (192, True), (384, False), (384, False))
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Architecture:
 
     parameters: weights of the whole graph for two classes, moving statistics included.
     memory, speed: class in words, for training on a processor without a GPU.
+    batch_size: images a step, so that a step fits into some GB of memory and a processor ends it within seconds.
     minimum_steps: optimizer steps an epoch has at least; see Configuration.minimum_steps.
     learning_rate: peak rate that suits AdamW from scratch; pretrained_learning_rate: for the new head on a frozen
     backbone.
@@ -58,6 +60,7 @@ class Architecture:
     parameters: int
     memory: str
     speed: str
+    batch_size: int
     minimum_steps: int
     learning_rate: float
     pretrained_learning_rate: float
@@ -75,6 +78,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             parameters=4_052_133,
             memory="medium",
             speed="medium",
+            batch_size=16,
             minimum_steps=8,
             learning_rate=1e-3,
             pretrained_learning_rate=1e-3,
@@ -91,6 +95,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             parameters=23_591_810,
             memory="high",
             speed="slow",
+            batch_size=16,
             minimum_steps=8,
             learning_rate=5e-4,
             pretrained_learning_rate=1e-3,
@@ -107,6 +112,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             parameters=7_039_554,
             memory="high",
             speed="slow",
+            batch_size=16,
             minimum_steps=8,
             learning_rate=1e-3,
             pretrained_learning_rate=1e-3,
@@ -124,6 +130,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             parameters=14_715_714,
             memory="high",
             speed="very slow",
+            batch_size=8,
             minimum_steps=8,
             learning_rate=1e-4,
             pretrained_learning_rate=1e-3,
@@ -141,6 +148,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             parameters=2_214_266,
             memory="low",
             speed="fast",
+            batch_size=32,
             minimum_steps=40,
             learning_rate=2e-3,
             pretrained_learning_rate=2e-3,
@@ -268,8 +276,8 @@ def _densenet121(radiograph: Any, weights: Path | None) -> Any:
 def _custom_cnn(radiograph: Any, weights: Path | None) -> Any:
     """Stem 5x5 stride 2, then five blocks of convolution, pooling, batch normalisation and ReLU.
 
-    Pooling before normalisation computes the same up to the sign of the scale and touches a quarter of the values.
-    The grey value is centred: without it the first layers waste steps on learning the offset.
+    Pooling comes before normalisation, which then touches a quarter of the values. The grey value is centred about
+    zero: without that the first steps go into learning the offset.
     """
     from training.ml.runtime import keras
 

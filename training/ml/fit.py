@@ -40,7 +40,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: the network with its best weights, its evaluation and how it came about."""
+    """A finished training: the network with its best weights, its evaluation and how it came about.
+
+    configuration: as asked for, with what it left to the architecture filled in.
+    """
 
     model: Any
     architecture_id: str
@@ -120,8 +123,9 @@ def train(
     report(Progress("loading", 0.0, 0, configuration.epochs))
     _check(data)
     keras.utils.set_random_seed(configuration.seed)
+    configuration = resolved(configuration, architecture_id, pretrained=weights is not None)
     run = _prepare(data, architecture_id, configuration, weights, work_dir, report, should_stop)
-    for stage in stages(architecture_id, configuration, pretrained=weights is not None):
+    for stage in stages(configuration, pretrained=weights is not None):
         _fit_stage(run, stage)
     assign_weights(run.model, load_file(run.best.path))
     return Trained(
@@ -137,13 +141,24 @@ def train(
     )
 
 
-def stages(architecture_id: str, configuration: Configuration, *, pretrained: bool) -> list[_Stage]:
+def resolved(configuration: Configuration, architecture_id: str, *, pretrained: bool) -> Configuration:
+    """The configuration with the architecture's own batch size, learning rate and minimum steps where it has none."""
+    entry = architectures.architecture(architecture_id)
+    return configuration.with_options(
+        batch_size=configuration.batch_size or entry.batch_size,
+        learning_rate=configuration.learning_rate
+        or (entry.pretrained_learning_rate if pretrained else entry.learning_rate),
+        minimum_steps=configuration.minimum_steps or entry.minimum_steps,
+    )
+
+
+def stages(configuration: Configuration, *, pretrained: bool) -> list[_Stage]:
     """From scratch everything learns at once. With pretrained weights the new head learns first, alone: its random
     gradients would otherwise spoil the backbone, which is then tuned at a lower rate."""
-    entry, epochs = architectures.architecture(architecture_id), configuration.epochs
+    rate, epochs = configuration.learning_rate, configuration.epochs
+    assert rate is not None, "a resolved configuration has a learning rate"
     if not pretrained:
-        return [_Stage(0, epochs, configuration.learning_rate or entry.learning_rate)]
-    rate = configuration.learning_rate or entry.pretrained_learning_rate
+        return [_Stage(0, epochs, rate)]
     head = min(configuration.head_epochs, max(1, epochs - 1))
     both = [_Stage(0, head, rate, frozen=True), _Stage(head, epochs, rate * configuration.fine_tuning_factor)]
     return [stage for stage in both if stage.first < stage.last]

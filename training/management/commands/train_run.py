@@ -74,6 +74,8 @@ def _train(run: TrainingRun, log: Callable[[str], None]) -> None:
         run.end_cancelled()
     except fit.TrainingFailed as error:
         run.fail(str(error), error.hint)
+    finally:
+        shutil.rmtree(run.work_folder, ignore_errors=True)
 
 
 def _open(run: TrainingRun) -> PreparedData:
@@ -162,4 +164,3 @@ def _register(run: TrainingRun, trained: Any, data: PreparedData) -> None:
         )
         run.write(version=version, initial_weights=trained.initial_weights[:100])
         run.succeed(f"Version {version.number} of {version.condition}", after={"version": str(version)})
-    shutil.rmtree(run.work_folder, ignore_errors=True)

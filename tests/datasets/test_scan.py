@@ -1,0 +1,270 @@
+"""A scan brings the tables up to date with the dataset folder, reads a file once, and loses nothing by accident."""
+
+import json
+import shutil
+from io import StringIO
+
+import numpy as np
+import pytest
+from django.core.management import CommandError, call_command
+
+from datasets import imaging, scanning
+from datasets.models import Dataset, DatasetImage, Scan
+from datasets.tasks import run_scan
+from tests.datasets.files import dicom, encode, gradient, save
+from xrayplatform.audit import AuditEntry
+from xrayplatform.jobs import JobError
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def root(settings):
+    """Two datasets: class folders and train/test folders, with pictures that all differ."""
+    root = settings.DATASET_ROOT
+    seed = 0
+    for folder in ("CHEST/lungs/NORMAL", "CHEST/lungs/PNEUMONIA", "HAND/bones/train/broken", "HAND/bones/train/whole"):
+        for number in range(3):
+            save(root / folder / f"{number}.png", seed=(seed := seed + 1))
+    save(root / "HAND/bones/test/broken/a.jpg", seed=90)
+    save(root / "HAND/bones/test/whole/b.jpeg", seed=91)
+    return root
+
+
+def scan(by=None):
+    job = Scan.create(by)
+    run_scan(job, 1)
+    job.refresh_from_db()
+    return job
+
+
+def lungs():
+    return Dataset.objects.get(name="CHEST/lungs")
+
+
+def reasons(dataset):
+    return {problem["path"]: problem["reason"] for problem in dataset.problems}
+
+
+def test_datasets_are_found_by_their_path_with_layout_classes_and_counts(root):
+    job = scan()
+    assert (job.state, job.images, job.message) == ("succeeded", 14, "2 datasets, 14 images")
+    bones = Dataset.objects.get(name="HAND/bones")
+    assert (lungs().layout, bones.layout) == ("class-folders", "split-folders")
+    assert lungs().counts == {"NORMAL": 3, "PNEUMONIA": 3}
+    assert lungs().classes == ["NORMAL", "PNEUMONIA"] and lungs().positive_class == "PNEUMONIA"
+    assert bones.counts == {"broken": 4, "whole": 4}
+    assert set(bones.images.filter(source_split="test").values_list("format", flat=True)) == {"JPEG"}
+    assert (lungs().condition.slug, lungs().state, lungs().problems) == ("chest-lungs", "present", [])
+
+
+def test_each_image_is_known_by_size_shape_and_pixels(root):
+    scan()
+    image = lungs().images.get(path="NORMAL/0.png")
+    file = root / "CHEST/lungs/NORMAL/0.png"
+    assert (image.size, image.mtime_ns) == (file.stat().st_size, file.stat().st_mtime_ns)
+    assert (image.width, image.height, image.format) == (32, 24, "PNG")
+    assert image.digest == imaging.read(file).digest
+
+
+def test_files_that_cannot_be_read_are_listed_with_the_reason(root):
+    normal = root / "CHEST/lungs/NORMAL"
+    jpeg = encode(gradient(64, 64), "JPEG")
+    save(normal / "text.jpg", b"Dear colleague,\nplease find attached\n" * 4)
+    save(normal / "cut.jpg", jpeg[: len(jpeg) // 2])
+    save(normal / "empty.png", b"")
+    save(normal / "report.dcm", dicom(np.zeros((4, 4), np.uint16), PixelData=b"").split(b"\xe0\x7f\x10\x00")[0])
+    scan()
+    told = reasons(lungs())
+    assert "a text file" in told["NORMAL/text.jpg"]
+    assert "ends too early" in told["NORMAL/cut.jpg"]
+    assert "empty" in told["NORMAL/empty.png"]
+    assert "pixel" in told["NORMAL/report.dcm"].lower() or "picture" in told["NORMAL/report.dcm"]
+    assert (lungs().unreadable_count, lungs().problems_count, lungs().images_count) == (4, 4, 6)
+    assert set(told) == {f"NORMAL/{name}" for name in ("text.jpg", "cut.jpg", "empty.png", "report.dcm")}
+
+
+def test_a_second_scan_reads_no_file_again(root, monkeypatch):
+    scan()
+    before = list(DatasetImage.objects.values())
+    digest = lungs().digest
+
+    def fail(*args):
+        pytest.fail("a file was read again")
+
+    monkeypatch.setattr(scanning.imaging, "read", fail)
+    assert scan().state == "succeeded"
+    assert list(DatasetImage.objects.values()) == before
+    assert lungs().digest == digest
+
+
+def test_a_changed_file_is_read_again_and_changes_the_digest(root):
+    scan()
+    before = lungs()
+    save(root / "CHEST/lungs/NORMAL/0.png", encode(gradient(48, 48, seed=77), "PNG"))
+    scan()
+    assert lungs().images.get(path="NORMAL/0.png").width == 48
+    assert lungs().digest != before.digest
+    assert lungs().images.count() == 6
+
+
+def test_a_file_that_was_removed_or_added_is_gone_or_there_after_the_next_scan(root):
+    scan()
+    (root / "CHEST/lungs/NORMAL/0.png").unlink()
+    save(root / "CHEST/lungs/PNEUMONIA/new.png", seed=50)
+    scan()
+    assert lungs().counts == {"NORMAL": 2, "PNEUMONIA": 4}
+    paths = set(lungs().images.values_list("path", flat=True))
+    assert "NORMAL/0.png" not in paths and "PNEUMONIA/new.png" in paths
+
+
+def test_a_file_that_became_unreadable_is_no_image_any_more(root):
+    scan()
+    save(root / "CHEST/lungs/NORMAL/0.png", b"not an image at all")
+    scan()
+    assert (lungs().images_count, lungs().unreadable_count) == (5, 1)
+
+
+def test_when_the_dataset_folder_is_not_there_nothing_changes_and_the_job_says_what_to_do(root):
+    scan()
+    before = list(DatasetImage.objects.values())
+    shutil.move(root, root.with_name("elsewhere"))
+    job = scan()
+    assert (job.state, job.error) == ("failed", "The dataset folder is not there.")
+    assert "DATASET_ROOT" in job.hint
+    assert list(DatasetImage.objects.values()) == before
+    assert set(Dataset.objects.values_list("state", flat=True)) == {"present"}
+
+
+def test_a_dataset_whose_folder_is_gone_is_offline_and_keeps_its_rows(root):
+    scan()
+    shutil.move(root / "CHEST", root.with_name("elsewhere"))
+    scan()
+    assert (lungs().state, lungs().images.count()) == ("offline", 6)
+    assert Dataset.objects.get(name="HAND/bones").state == "present"
+    shutil.move(root.with_name("elsewhere"), root / "CHEST")
+    scan()
+    assert lungs().state == "present"
+
+
+def test_a_scan_keeps_the_condition_that_a_user_chose(root):
+    scan()
+    condition = lungs().condition
+    condition.name = "Pneumonia of children"
+    condition.save()
+    scan()
+    assert lungs().condition.name == "Pneumonia of children"
+
+
+def test_the_same_picture_under_two_labels_is_reported_in_any_file_format(root):
+    picture = gradient(40, 40, seed=123)
+    save(root / "CHEST/lungs/NORMAL/x.png", encode(picture, "PNG"))
+    save(root / "CHEST/lungs/PNEUMONIA/y.dcm", dicom(picture, WindowCenter=None))
+    save(root / "CHEST/lungs/PNEUMONIA/z.png", encode(picture, "PNG"))
+    scan()
+    told = reasons(lungs())
+    assert "labelled PNEUMONIA here and differently in NORMAL/x.png (NORMAL)" in told["PNEUMONIA/z.png"]
+    assert "labelled NORMAL here" in told["NORMAL/x.png"]
+
+
+def test_a_corrected_csv_relabels_without_reading_the_pixels_again(settings, monkeypatch):
+    folder = settings.DATASET_ROOT / "knee"
+    for number in range(4):
+        save(folder / "images" / f"{number}.png", seed=number)
+    (folder / "labels.csv").write_text("file,label\n0.png,no\n1.png,no\n2.png,yes\n3.png,yes\n")
+    scan()
+    monkeypatch.setattr(scanning.imaging, "read", lambda *args: pytest.fail("a file was read again"))
+    (folder / "labels.csv").write_text("file,label\n0.png,no\n1.png,yes\n2.png,yes\n3.png,yes\n")
+    scan()
+    assert Dataset.objects.get().counts == {"no": 1, "yes": 3}
+
+
+def test_a_corrected_patient_in_the_csv_regroups_without_reading_the_pixels_again(settings):
+    folder = settings.DATASET_ROOT / "knee"
+    for number in range(4):
+        save(folder / "images" / f"{number}.png", seed=number)
+    rows = "0.png,no,p1\n1.png,no,p2\n2.png,yes,p3\n3.png,yes,"
+    (folder / "labels.csv").write_text(f"file,label,patient\n{rows}p4\n")
+    scan()
+    keys = lambda: dict(DatasetImage.objects.values_list("path", "patient_key"))  # noqa: E731
+    assert len(set(keys().values())) == 4
+    (folder / "labels.csv").write_text(f"file,label,patient\n{rows}p3\n")
+    scan()
+    assert keys()["images/3.png"] == keys()["images/2.png"]
+
+
+def test_two_scans_of_one_folder_cannot_run_at_once(root):
+    first = Scan.create(None)
+    with pytest.raises(JobError, match=f"{first} is already under way") as refusal:
+        Scan.create(None)
+    assert "Wait until it has finished, or cancel it" in refusal.value.hint
+    first.request_cancel(None)
+    assert Scan.create(None).state == "queued"
+
+
+def test_a_cancelled_scan_stops_between_two_files_and_keeps_what_was_known(root, alice, monkeypatch):
+    scan()
+    save(root / "CHEST/lungs/NORMAL/new.png", seed=60)
+    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
+    job = Scan.create(alice)
+    read = []
+    real = imaging.read
+
+    def cancel_while_reading(source):
+        read.append(source)
+        Scan.objects.filter(pk=job.pk).update(cancel_requested=True)
+        return real(source)
+
+    monkeypatch.setattr("datasets.tasks.WORKERS", 1)
+    monkeypatch.setattr(scanning, "_read", lambda candidate: (cancel_while_reading(candidate.path), None)[1])
+    Scan.objects.filter(pk=job.pk).update(cancel_requested=True)
+    run_scan(job, 1)
+    job.refresh_from_db()
+    assert (job.state, job.message) == ("cancelled", "Cancelled on request")
+    assert lungs().images.count() == 6
+
+
+def test_progress_names_the_dataset_and_grows(root, monkeypatch):
+    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
+    told = []
+    job = Scan.create(None)
+    job.listener = lambda job: told.append((job.progress, job.message))
+    run_scan(job, 1)
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    assert any(message.startswith("HAND/bones: ") for _, message in told)
+
+
+def test_an_empty_dataset_folder_is_a_success_with_nothing_found(settings):
+    job = scan()
+    assert (job.state, job.message) == ("succeeded", "0 datasets, 0 images")
+
+
+def test_folders_without_anything_usable_are_named(root):
+    save(root / "FOOT/notes/readme.txt", b"no images here")
+    assert any("FOOT" in problem["path"] for problem in scan().problems)
+
+
+def test_a_scan_is_in_the_audit_log_from_start_to_end(root, alice):
+    scan(alice)
+    actions = AuditEntry.objects.order_by("seq").values_list("action", "actor_name", "outcome")
+    assert list(actions) == [("dataset.scan", "alice", "success"), ("scan.succeeded", "alice", "success")]
+
+
+def test_the_command_prints_one_json_object_and_nothing_else(root, capfd):
+    save(root / "CHEST/lungs/NORMAL/text.jpg", b"hello, this is text")
+    out = StringIO()
+    call_command("scan_dataset", json=True, stdout=out, stderr=StringIO())
+    answer = json.loads(out.getvalue())
+    assert set(answer) >= {"datasets", "seconds"}
+    chest = next(row for row in answer["datasets"] if row["name"] == "CHEST/lungs")
+    assert (chest["condition"], chest["layout"], chest["images"]) == ("chest-lungs", "class-folders", 6)
+    assert chest["classes"] == {"NORMAL": 3, "PNEUMONIA": 3}
+    assert [problem["path"] for problem in chest["problems"]] == ["NORMAL/text.jpg"]
+    assert capfd.readouterr().out == ""
+
+
+def test_the_command_fails_when_the_folder_is_not_there(settings, tmp_path):
+    settings.DATASET_ROOT = tmp_path / "nowhere"
+    with pytest.raises(CommandError, match="The dataset folder is not there"):
+        call_command("scan_dataset", stdout=StringIO(), stderr=StringIO())
