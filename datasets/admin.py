@@ -13,9 +13,7 @@ class DatasetAdmin(AuditedAdmin):
     list_filter = ["state", "layout", "synthetic"]
     search_fields = ["name"]
     list_select_related = ["condition"]
-    readonly_fields = [
-        field.name for field in Dataset._meta.concrete_fields if field.name not in ("id", "condition")
-    ]
+    readonly_fields = [field.name for field in Dataset._meta.concrete_fields if field.name not in ("id", "condition")]
 
     def has_add_permission(self, request: object) -> bool:
         return False

@@ -11,7 +11,7 @@ class PrepareForm(forms.Form):
     )
     image_size = forms.TypedChoiceField(
         coerce=int,
-        choices=[(size, f"{size} × {size} pixels") for size in (128, 224, 299)],
+        choices=[(size, f"{size} by {size} pixels") for size in (128, 224, 299)],
         initial=224,
         help_text="224 is what the pretrained architectures were made for.",
     )
@@ -19,5 +19,6 @@ class PrepareForm(forms.Form):
         label="Shape",
         choices=Preparation.Fit,
         initial=Preparation.Fit.AUTO,
-        help_text="How images become square. New radiographs are treated exactly like those of the training.",
+        help_text="How images become square. Automatic squeezes if the whole dataset is square already, and keeps the "
+        "proportions, with black bars, if not. New radiographs are treated exactly like those of the training.",
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import models, transaction
+from django.db import IntegrityError, models, transaction
 from django.urls import reverse
 
 from xrayplatform import audit
@@ -41,15 +41,21 @@ class Scan(Job):
     def create(cls, by: Any) -> "Scan":
         """Create the row and its audit entry. Raises JobError when a scan of this root is under way."""
         root = str(settings.DATASET_ROOT)
-        with transaction.atomic():
-            running = cls.objects.active().filter(root=root).first()
-            if running:
-                raise JobError(
-                    f"{running} is already under way (since {running.created_at:%H:%M} UTC).",
-                    "Wait until it has finished, or cancel it.",
-                )
-            scan = cls.objects.create(root=root, created_by=by)
-            audit.record("dataset.scan", scan, actor=by)
+        running = cls.objects.active().filter(root=root).first()
+        if running:
+            raise JobError(
+                f"{running} is already under way (since {running.created_at:%H:%M} UTC).",
+                "Wait until it has finished, or cancel it.",
+            )
+        try:
+            with transaction.atomic():
+                scan = cls.objects.create(root=root, created_by=by)
+                audit.record("dataset.scan", scan, actor=by)
+        except IntegrityError as error:
+            # Somebody else's click came between the look and the row; the constraint lets one in.
+            raise JobError(
+                "Another scan has just been started.", "Wait until it has finished, or cancel it."
+            ) from error
         return scan
 
 
@@ -180,8 +186,8 @@ class Preparation(Job):
     """A dataset frozen for training: which image is in which split, and their pixels decoded once."""
 
     class Fit(models.TextChoices):
-        AUTO = "auto", "Automatic: squeeze if the whole dataset is square already, otherwise keep the proportions"
-        PAD = "pad", "Keep the proportions, with black bars"
+        AUTO = "auto", "Automatic"
+        PAD = "pad", "Keep the proportions"
         STRETCH = "stretch", "Squeeze to a square"
 
     task = "datasets.tasks.prepare"
@@ -251,18 +257,22 @@ class Preparation(Job):
         cls, dataset: Dataset, by: Any, *, seed: int = 0, image_size: int = 224, fit: str = Fit.AUTO
     ) -> "Preparation":
         """Create the row and its audit entry. Raises JobError when the dataset cannot be prepared now."""
-        with transaction.atomic():
-            if cls.objects.active().filter(dataset=dataset).exists():
-                raise JobError(f"{dataset} is already being prepared.", "Wait until it has finished, or cancel it.")
-            if dataset.state != Dataset.State.PRESENT:
-                raise JobError(
-                    f"The folder of {dataset} was not there at the last scan.",
-                    "Bring the folder back below DATASET_ROOT and scan again.",
-                )
-            preparation = cls.objects.create(
-                dataset=dataset, created_by=by, seed=seed, image_size=image_size, fit=fit
+        already = JobError(f"{dataset} is already being prepared.", "Wait until it has finished, or cancel it.")
+        if cls.objects.active().filter(dataset=dataset).exists():
+            raise already
+        if dataset.state != Dataset.State.PRESENT:
+            raise JobError(
+                f"The folder of {dataset} was not there at the last scan.",
+                "Bring the folder back below DATASET_ROOT and scan again.",
             )
-            audit.record("dataset.prepare", dataset, actor=by, after={"preparation": preparation.pk, "seed": seed, "fit": fit})
+        options = {"seed": seed, "image_size": image_size, "fit": fit}
+        try:
+            with transaction.atomic():
+                preparation = cls.objects.create(dataset=dataset, created_by=by, **options)
+                audit.record("dataset.prepare", dataset, actor=by, after={"preparation": preparation.pk, **options})
+        except IntegrityError as error:
+            # As for scans: two clicks at once.
+            raise already from error
         return preparation
 
 

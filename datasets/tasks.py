@@ -26,6 +26,7 @@ WORKERS = os.cpu_count() or 1
 # Images decoded ahead of the writer for each worker: enough to keep it busy, few enough to bound the memory.
 LOOK_AHEAD = 4
 PROBLEMS_KEPT = 1000
+KNOWN = ("path", "size", "mtime_ns", "class_name", "source_split", "patient_key", "patient_source")
 
 Report = Callable[[int, int, str], None]
 
@@ -75,9 +76,7 @@ def _problem_rows(problems: Iterable[layouts.Problem]) -> list[dict[str, str]]:
 def _scan_dataset(folder: layouts.FoundDataset, report: Report) -> int:
     """Bring the tables up to date with one folder; returns its number of readable images."""
     dataset = _dataset_row(folder)
-    known = {
-        image.path: image for image in dataset.images.only("path", "size", "mtime_ns", "class_name", "source_split")
-    }
+    known = {image.path: image for image in dataset.images.only(*KNOWN)}
     unchanged = {path: (image.size, image.mtime_ns) for path, image in known.items()}
     problems: list[layouts.Problem] = []
     changed: list[DatasetImage] = []
@@ -131,9 +130,15 @@ def _image_row(dataset: Dataset, record: scanning.Record) -> DatasetImage:
 
 def _relabel(image: DatasetImage, outcome: scanning.Unchanged) -> None:
     """The pixels are those of the last scan, but a CSV file may say something else about them now."""
-    if (image.class_name, image.source_split) != (outcome.class_name, outcome.source_split):
-        image.class_name, image.source_split = outcome.class_name, outcome.source_split
-        image.save(update_fields=["class_name", "source_split"])
+    said = {"class_name": outcome.class_name, "source_split": outcome.source_split}
+    if image.patient_source != "dicom":
+        said["patient_key"] = patient_key(outcome.patient) if outcome.patient else ""
+        said["patient_source"] = "csv" if outcome.patient else ""
+    changed = [name for name, value in said.items() if getattr(image, name) != value]
+    for name in changed:
+        setattr(image, name, said[name])
+    if changed:
+        image.save(update_fields=changed)
 
 
 def _save_images(rows: list[DatasetImage]) -> None:
@@ -161,7 +166,7 @@ def _summarise(dataset: Dataset, folder: layouts.FoundDataset, unreadable: list[
     conflicts = scanning.label_conflicts(identities)
     problems = _problem_rows([*folder.problems, *unreadable, *conflicts])
     counted = dataset.images.order_by("class_name").values_list("class_name").annotate(models.Count("pk"))
-    dataset.counts = {name: 0 for name in folder.classes} | dict(counted)
+    dataset.counts = dict.fromkeys(folder.classes, 0) | dict(counted)
     dataset.images_count = len(identities)
     dataset.unreadable_count = len(unreadable)
     dataset.problems, dataset.problems_count = problems[:PROBLEMS_KEPT], len(problems)

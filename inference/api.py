@@ -13,11 +13,17 @@ from rest_framework.viewsets import GenericViewSet
 
 from datasets.imaging import ImageError
 from xrayplatform import audit
-from xrayplatform.http import Conflict, Unavailable
+from xrayplatform.http import Conflict, NewestFirstPagination, Unavailable
 
 from .engine import EngineError
 from .models import NoActiveModel, Prediction
 from .serializers import AnalyseSerializer, PredictionSerializer
+
+
+class NewestPredictionsFirst(NewestFirstPagination):
+    """By time: the keys of predictions are random."""
+
+    ordering = "-created_at"
 
 
 class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
@@ -26,6 +32,7 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
     queryset = Prediction.objects.none()
     serializer_class = PredictionSerializer
     parser_classes = [MultiPartParser]
+    pagination_class = NewestPredictionsFirst
     filterset_fields = ["version", "image_digest", "study_uid"]
     permissions = {
         "list": "inference.view_prediction",

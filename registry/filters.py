@@ -13,10 +13,10 @@ class ModelVersionFilter(django_filters.FilterSet):
     condition = django_filters.ModelChoiceFilter(
         queryset=lambda request: Condition.objects.visible_to(request.user),
         to_field_name="slug",
-        empty_label="Every condition",
+        empty_label="All",
     )
-    architecture = django_filters.AllValuesFilter(empty_label="Every architecture")
-    state = django_filters.ChoiceFilter(choices=ModelVersion.State, empty_label="Every state")
+    architecture = django_filters.AllValuesFilter(empty_label="All")
+    state = django_filters.ChoiceFilter(choices=ModelVersion.State, empty_label="All")
     min_auc = django_filters.NumberFilter("auc", "gte", label="AUC at least")
 
     class Meta:

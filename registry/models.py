@@ -121,7 +121,8 @@ class ModelVersion(models.Model):
         return f"{self.condition.slug} v{self.number}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        if not self._state.adding and not (self.MUTABLE >= set(kwargs.get("update_fields") or ["everything"])):
+        changing = set(kwargs.get("update_fields") or ["everything"])
+        if not self._state.adding and not changing <= self.MUTABLE:
             raise TypeError("The content of a model version never changes; train or import a new version.")
         if self._state.adding:
             self.accuracy, self.auc = self.metrics.get("accuracy"), self.metrics.get("auc")

@@ -15,8 +15,10 @@ class ModelVersionSerializer(serializers.ModelSerializer):
         model = ModelVersion
         fields = [
             "id", "condition", "number", "architecture", "image_size", "classes", "positive_class", "preprocessing",
-            "threshold", "temperature", "metrics", "validation_metrics", "configuration", "initial_weights", "environment", "sha256", "size",
-            "parent", "dataset_name", "dataset_digest", "split_digest", "synthetic", "origin", "created_by",
+            "threshold", "temperature", "metrics", "validation_metrics", "configuration",
+            "initial_weights", "environment", "sha256", "size",
+            "parent",
+            "dataset_name", "dataset_digest", "split_digest", "synthetic", "origin", "created_by",
             "created_at", "state", "is_active",
         ]  # fmt: skip
         read_only_fields = fields

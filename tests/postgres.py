@@ -43,7 +43,8 @@ def server(programs: Path) -> Iterator[str]:
         shutil.chown(folder, user)
     run(user, programs / "initdb", "-D", folder / "data", "-U", "tests", "-A", "trust", "-E", "UTF8", "--no-sync")
     port = free_port()
-    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off -c max_connections=60"
+    settings = f"port={port} listen_addresses=127.0.0.1 unix_socket_directories={folder} fsync=off max_connections=60"
+    options = " ".join(f"-c {setting}" for setting in settings.split())
     run(user, programs / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start")
     try:
         yield f"postgres://tests@127.0.0.1:{port}/postgres"

@@ -6,8 +6,8 @@ os.environ.setdefault("SECRET_KEY", "tests-only")
 os.environ.setdefault("ENV_FILE", "/nonexistent")
 os.environ.setdefault("LOG_LEVEL", "WARNING")
 
-from xrayplatform.settings import *  # noqa: E402, F403
-from xrayplatform.settings import MIDDLEWARE, STORAGES  # noqa: E402
+from xrayplatform.settings import *  # noqa: F403
+from xrayplatform.settings import MIDDLEWARE, STORAGES
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 STORAGES = STORAGES | {"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}}

@@ -76,10 +76,10 @@ _FLAGS = ("class_weights",)
 class Configuration:
     """Every option of one training. Early stopping, best-weights checkpoint and rate reduction are always on.
 
-    batch_size, learning_rate, minimum_steps: None takes the architecture's own. schedule: "cosine" warms up linearly over
-    `warmup_fraction` of all steps and then falls along a half cosine (Loshchilov and Hutter 2017); "plateau" halves
-    the rate when the validation loss stands still. minimum_steps: optimizer steps an epoch has at least; a small
-    dataset is gone through several times an epoch, each time augmented differently, to reach it.
+    batch_size, learning_rate, minimum_steps: None takes the architecture's own. minimum_steps: optimizer steps an
+    epoch has at least; a small dataset is gone through several times an epoch, each time augmented differently.
+    schedule: "cosine" warms up linearly over `warmup_fraction` of all steps and then falls along a half cosine
+    (Loshchilov and Hutter 2017); "plateau" halves the rate when the validation loss stands still.
     head_epochs, fine_tuning_factor: with pretrained weights, the epochs in which only the new head learns, and the
     learning rate afterwards relative to `learning_rate`.
     shift, zoom: largest displacement and scaling, as fractions of the side. rotation: degrees.

@@ -33,8 +33,8 @@ def supervise(run: TrainingRun) -> None:
     run.log_path.parent.mkdir(parents=True, exist_ok=True)
     with run.log_path.open("ab") as log:
         child = _start(run, log.fileno())
-    run.write(child_pid=child.pid, message="Starting")
     try:
+        run.write(child_pid=child.pid, message="Starting")
         _watch(run, child)
     except LeaseLost:
         # The child ends its own run, which ends the lease too; only a run that still goes on was really taken away.

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from datasets.models import Dataset
+from datasets.models import Dataset, Preparation
 from xrayplatform.access import allow
 from xrayplatform.http import HtmxHttpRequest
 from xrayplatform.jobs import JobError
@@ -63,9 +63,11 @@ def run_create(request: HttpRequest) -> HttpResponse:
     return render(request, "training/run_create.html", context, status=200 if request.method == "GET" else 400)
 
 
-def _initial(request: HttpRequest) -> dict[str, str]:
+def _initial(request: HttpRequest) -> dict[str, object]:
+    """The dataset that the link named, otherwise the one that was prepared last."""
+    prepared = Preparation.objects.visible_to(request.user).filter(state=Preparation.State.SUCCEEDED).first()
     return {
-        "dataset": request.GET.get("dataset", ""),
+        "dataset": request.GET.get("dataset") or (prepared.dataset_id if prepared else None),
         "architecture": "Custom_CNN",
         "configuration": "quick",
     }

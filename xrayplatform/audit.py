@@ -97,7 +97,8 @@ def record(
         request_id=where.request_id,
         action=action,
         object_type=obj._meta.model_name if obj is not None else "",
-        object_id=str(obj.pk) if obj is not None else "",
+        # The key of an API token is a digest, longer than the column.
+        object_id=str(obj.pk)[:64] if obj is not None else "",
         object_label=str(obj)[:300] if obj is not None else "",
         outcome=outcome,
         before=before,

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.utils.cache import patch_vary_headers
 from django_htmx.middleware import HtmxDetails
 from rest_framework import exceptions
 from rest_framework.pagination import CursorPagination
@@ -77,6 +78,8 @@ class RequestContextMiddleware:
         finally:
             audit.context.reset(token)
         response["X-Request-Id"] = request_id
+        # A page and its fragment share an address; the browser's cache must not mix them up.
+        patch_vary_headers(response, ["HX-Request"])
         return response
 
 

@@ -179,18 +179,18 @@ def test_a_corrected_csv_relabels_without_reading_the_pixels_again(settings, mon
     assert Dataset.objects.get().counts == {"no": 1, "yes": 3}
 
 
-def test_a_corrected_patient_in_the_csv_regroups_without_reading_the_pixels_again(settings):
+def test_a_corrected_patient_in_the_csv_is_taken_over(settings):
     folder = settings.DATASET_ROOT / "knee"
     for number in range(4):
         save(folder / "images" / f"{number}.png", seed=number)
     rows = "0.png,no,p1\n1.png,no,p2\n2.png,yes,p3\n3.png,yes,"
     (folder / "labels.csv").write_text(f"file,label,patient\n{rows}p4\n")
     scan()
-    keys = lambda: dict(DatasetImage.objects.values_list("path", "patient_key"))  # noqa: E731
-    assert len(set(keys().values())) == 4
+    assert len(set(DatasetImage.objects.values_list("patient_key", flat=True))) == 4
     (folder / "labels.csv").write_text(f"file,label,patient\n{rows}p3\n")
     scan()
-    assert keys()["images/3.png"] == keys()["images/2.png"]
+    keys = dict(DatasetImage.objects.values_list("path", "patient_key"))
+    assert keys["images/3.png"] == keys["images/2.png"] != keys["images/1.png"]
 
 
 def test_two_scans_of_one_folder_cannot_run_at_once(root):
@@ -202,26 +202,25 @@ def test_two_scans_of_one_folder_cannot_run_at_once(root):
     assert Scan.create(None).state == "queued"
 
 
-def test_a_cancelled_scan_stops_between_two_files_and_keeps_what_was_known(root, alice, monkeypatch):
+def test_of_two_clicks_at_once_the_second_is_told_so_too(root, monkeypatch):
+    """Both looked before either wrote: the constraint of the table decides."""
+    Scan.create(None)
+    monkeypatch.setattr(type(Scan.objects.all()), "active", lambda self: self.none())
+    with pytest.raises(JobError, match=r"Another scan has just been started\."):
+        Scan.create(None)
+    assert Scan.objects.count() == AuditEntry.objects.count() == 1
+
+
+def test_a_cancelled_scan_stops_and_what_was_known_stays(root, alice, monkeypatch):
     scan()
     save(root / "CHEST/lungs/NORMAL/new.png", seed=60)
     monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
     job = Scan.create(alice)
-    read = []
-    real = imaging.read
-
-    def cancel_while_reading(source):
-        read.append(source)
-        Scan.objects.filter(pk=job.pk).update(cancel_requested=True)
-        return real(source)
-
-    monkeypatch.setattr("datasets.tasks.WORKERS", 1)
-    monkeypatch.setattr(scanning, "_read", lambda candidate: (cancel_while_reading(candidate.path), None)[1])
-    Scan.objects.filter(pk=job.pk).update(cancel_requested=True)
+    job.listener = lambda job: Scan.objects.get(pk=job.pk).request_cancel(alice)
     run_scan(job, 1)
     job.refresh_from_db()
     assert (job.state, job.message) == ("cancelled", "Cancelled on request")
-    assert lungs().images.count() == 6
+    assert (lungs().images.count(), lungs().state) == (6, "present")
 
 
 def test_progress_names_the_dataset_and_grows(root, monkeypatch):

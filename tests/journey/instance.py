@@ -6,11 +6,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import requests
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse battery"
@@ -53,7 +53,8 @@ class Instance:
         """Run a command to its end; its output is in the result."""
         command = [sys.executable, str(ROOT / "manage.py"), *map(str, arguments)]
         done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert not check or done.returncode == 0, f"{arguments} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+        words = f"{arguments} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+        assert not check or done.returncode == 0, words
         return done
 
     def command(self, *arguments: object, check: bool = True) -> Any:
@@ -107,9 +108,9 @@ class Instance:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             try:
-                with urllib.request.urlopen(f"{self.url}/health/", timeout=2):
-                    return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                requests.get(f"{self.url}/health/", timeout=2)
+                return
+            except requests.RequestException:
                 time.sleep(0.2)
         raise AssertionError("The web server did not start:\n" + (self.folder / "web.log").read_text()[-3000:])
 

@@ -1,4 +1,4 @@
-"""`python -m tests.journey.screenshots FOLDER [--every]`: the README's pictures, from a platform with synthetic samples.
+"""`python -m tests.journey.screenshots FOLDER [--every]`: the README's pictures, on synthetic samples.
 
 With --every: each page whole, in light and dark, 1280 and 390 pixels wide.
 """

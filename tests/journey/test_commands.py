@@ -76,7 +76,7 @@ def test_failures_are_json_with_a_reason_and_a_status(instance: Instance) -> Non
         ["train", "CHEST/none", "--wait"],
         ["activate", "none", 1],
         ["predict", "none", "file.png"],
-        ["evaluate", "none", 1, "/tmp"],
+        ["evaluate", "none", 1, instance.folder],
     ):
         done = instance.manage(*arguments, "--json", check=False)
         assert done.returncode == 1

@@ -75,6 +75,8 @@ def test_whole_numbers_written_with_a_point_are_whole_numbers():
     assert type(configuration.epochs) is int and type(configuration.learning_rate) is float
 
 
-def test_learning_rate_and_minimum_steps_may_be_left_to_the_architecture():
-    configuration = Configuration(learning_rate=None, minimum_steps=None)
-    assert configuration.learning_rate is None and configuration.minimum_steps is None
+@pytest.mark.parametrize("field", ["batch_size", "learning_rate", "minimum_steps"])
+def test_some_options_may_be_left_to_the_architecture(field):
+    assert getattr(Configuration(**{field: None}), field) is None
+    with pytest.raises(ConfigurationError):
+        Configuration(**{field: 0})

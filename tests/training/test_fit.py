@@ -8,7 +8,7 @@ import pytest
 
 from datasets.cache import SPLITS, PreparedData
 from training.configurations import PRESETS, Configuration
-from training.ml import architectures, callbacks, fit
+from training.ml import architectures, callbacks
 from training.ml.export import weights_of
 from training.ml.fit import Cancelled, TrainingFailed, stages, train
 from training.ml.runtime import keras, tf
@@ -275,14 +275,13 @@ def test_several_classes_are_trained_without_a_threshold(run):
     assert trained.evaluation.test.probabilities.shape == (12, 3)
 
 
-def test_from_scratch_everything_learns_at_the_rate_of_the_architecture():
-    (only,) = stages("Custom_CNN", Configuration(epochs=5), pretrained=False)
-    assert (only.first, only.last, only.frozen) == (0, 5, False)
-    assert only.rate == architectures.ARCHITECTURES["Custom_CNN"].learning_rate
+def test_from_scratch_everything_learns_at_once():
+    (only,) = stages(Configuration(epochs=5), 0.01, pretrained=False)
+    assert (only.first, only.last, only.frozen, only.rate) == (0, 5, False, 0.01)
 
 
 def test_with_pretrained_weights_the_head_learns_first_and_then_everything_more_slowly():
-    head, everything = stages("ResNet50", Configuration(epochs=5, learning_rate=0.01), pretrained=True)
+    head, everything = stages(Configuration(epochs=5), 0.01, pretrained=True)
     assert (head.first, head.last, head.frozen, head.rate) == (0, 2, True, 0.01)
     assert (everything.first, everything.last, everything.frozen) == (2, 5, False)
     assert everything.rate == pytest.approx(0.001)
@@ -290,7 +289,7 @@ def test_with_pretrained_weights_the_head_learns_first_and_then_everything_more_
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_short_trainings_with_pretrained_weights_have_exactly_their_epochs(epochs):
-    planned = stages("ResNet50", Configuration(epochs=epochs), pretrained=True)
+    planned = stages(Configuration(epochs=epochs), 0.01, pretrained=True)
     assert [stage.first for stage in planned[1:]] == [stage.last for stage in planned[:-1]]
     assert (planned[0].first, planned[-1].last) == (0, epochs)
     assert planned[0].frozen
@@ -323,7 +322,10 @@ def test_fine_tuning_leaves_pretrained_batch_normalisation_alone(run, monkeypatc
 
 
 def test_a_finished_training_says_how_it_came_about(run):
-    trained = run()
-    assert (trained.architecture_id, trained.configuration, trained.initial_weights) == ("Custom_CNN", BRIEF, "scratch")
+    trained = run(BRIEF.with_options(epochs=1, batch_size=None))
+    own = architectures.ARCHITECTURES["Custom_CNN"]
+    assert (trained.architecture_id, trained.initial_weights) == ("Custom_CNN", "scratch")
+    assert trained.configuration.epochs == 1 and trained.configuration.minimum_steps == 3
+    assert trained.configuration.batch_size == own.batch_size
+    assert trained.configuration.learning_rate == own.learning_rate
     assert trained.seconds > 0
-    assert isinstance(trained, fit.Trained)

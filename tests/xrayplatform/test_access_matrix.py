@@ -149,11 +149,15 @@ def address(row: Row, world: Any, user: Any = None) -> str:
     return reverse(row.name, args=[world.condition.slug if row.of == "condition" else getattr(world, row.of).pk])
 
 
-def ask(row: Row, world: Any, user: Any = None) -> Any:
-    """The answer to `user` (None: nobody is logged in); what it changed is undone."""
+def logged_in(user: Any) -> Client:
     client = Client()
-    if user:
-        client.force_login(user)
+    client.force_login(user)
+    return client
+
+
+def ask(row: Row, world: Any, user: Any = None, client: Client | None = None) -> Any:
+    """The answer to `user` (None: nobody is logged in); what it changed is undone."""
+    client = client or (logged_in(user) if user else Client())
     data = {name: world.dataset.pk if value == "{dataset}" else value for name, value in row.data.items()}
     with transaction.atomic():
         response = client.generic(row.method, address(row, world, user), **_body(data, row))
@@ -207,7 +211,8 @@ def test_pages_take_the_listed_methods_only(world, users, admin_client):
 
 @pytest.mark.parametrize("role", USERS)
 def test_a_role_gets_what_the_table_says_and_refusals_are_recorded(role, world, users):
-    answers = {str(row): ask(row, world, users[role]) for row in ROWS}
+    client = logged_in(users[role])
+    answers = {str(row): ask(row, world, users[role], client) for row in ROWS}
     expected = {str(row): row.status if role in row.roles else 403 for row in ROWS}
     assert {name: answer.status_code for name, answer in answers.items()} == expected
     recorded = {name: answer.refusals for name, answer in answers.items()}
@@ -228,14 +233,16 @@ def test_visitors_of_the_api_are_asked_for_a_token(world):
 
 
 def test_another_teams_object_is_not_found_even_with_every_working_role(world, charlie):
-    answers = {str(row): ask(row, world, charlie).status_code for row in OF_TEAM}
+    client = logged_in(charlie)
+    answers = {str(row): ask(row, world, charlie, client).status_code for row in OF_TEAM}
     assert answers == dict.fromkeys(answers, 404)
 
 
 def test_an_object_without_a_team_is_found_by_every_team(world, charlie):
     world.condition.team = None
     world.condition.save()
-    answers = {str(row): ask(row, world, charlie).status_code for row in OF_TEAM}
+    client = logged_in(charlie)
+    answers = {str(row): ask(row, world, charlie, client).status_code for row in OF_TEAM}
     assert answers == {str(row): row.status for row in OF_TEAM}
 
 

@@ -90,12 +90,16 @@ def to_openvino(model: Any, folder: Path) -> None:
     openvino = load_openvino()
     shape = (None, *model.input_shape[1:])
 
-    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name="radiograph")])  # type: ignore[untyped-decorator]
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec(shape, tf.float32, name="radiograph")])  # type: ignore[untyped-decorator]
     def infer(radiograph: Any) -> Any:
         return model(radiograph, training=False)
 
     with contextlib.redirect_stdout(sys.stderr):
-        graph = openvino.convert_model(infer)
+        converted = openvino.convert_model(infer)
+    # The gradient of swish leaves dead ends in the graph of EfficientNetB0, and the converter makes each an output.
+    ends = [output.get_node().input_value(0) for output in converted.outputs]
+    (probabilities,) = [end for end in ends if end.get_node().get_type_name() == "Softmax"]
+    graph = openvino.Model([probabilities], converted.get_parameters(), model.name)
     openvino.save_model(graph, str(folder / "model.xml"), compress_to_fp16=False)
 
 

@@ -73,6 +73,7 @@ class _Run:
     data: PreparedData
     configuration: Configuration
     model: Any
+    rate: float
     batch_size: int
     minimum_steps: int
     report: Callable[[Progress], None]
@@ -123,15 +124,14 @@ def train(
     report(Progress("loading", 0.0, 0, configuration.epochs))
     _check(data)
     keras.utils.set_random_seed(configuration.seed)
-    configuration = resolved(configuration, architecture_id, pretrained=weights is not None)
     run = _prepare(data, architecture_id, configuration, weights, work_dir, report, should_stop)
-    for stage in stages(configuration, pretrained=weights is not None):
+    for stage in stages(run.configuration, run.rate, pretrained=run.pretrained):
         _fit_stage(run, stage)
     assign_weights(run.model, load_file(run.best.path))
     return Trained(
         model=run.model,
         architecture_id=architecture_id,
-        configuration=configuration,
+        configuration=run.configuration,
         initial_weights=weights.name if weights is not None else "scratch",
         history=run.history,
         best_epoch=run.best.best_epoch,
@@ -141,22 +141,12 @@ def train(
     )
 
 
-def resolved(configuration: Configuration, architecture_id: str, *, pretrained: bool) -> Configuration:
-    """The configuration with the architecture's own batch size, learning rate and minimum steps where it has none."""
-    entry = architectures.architecture(architecture_id)
-    return configuration.with_options(
-        batch_size=configuration.batch_size or entry.batch_size,
-        learning_rate=configuration.learning_rate
-        or (entry.pretrained_learning_rate if pretrained else entry.learning_rate),
-        minimum_steps=configuration.minimum_steps or entry.minimum_steps,
-    )
+def stages(configuration: Configuration, rate: float, *, pretrained: bool) -> list[_Stage]:
+    """The parts of a training with the peak learning rate of each.
 
-
-def stages(configuration: Configuration, *, pretrained: bool) -> list[_Stage]:
-    """From scratch everything learns at once. With pretrained weights the new head learns first, alone: its random
+    From scratch everything learns at once. With pretrained weights the new head learns first, alone: its random
     gradients would otherwise spoil the backbone, which is then tuned at a lower rate."""
-    rate, epochs = configuration.learning_rate, configuration.epochs
-    assert rate is not None, "a resolved configuration has a learning rate"
+    epochs = configuration.epochs
     if not pretrained:
         return [_Stage(0, epochs, rate)]
     head = min(configuration.head_epochs, max(1, epochs - 1))
@@ -183,6 +173,11 @@ def _prepare(
     report: Callable[[Progress], None],
     should_stop: Callable[[], bool],
 ) -> _Run:
+    entry = architectures.architecture(architecture_id)
+    batch_size = configuration.batch_size or entry.batch_size
+    minimum_steps = configuration.minimum_steps or entry.minimum_steps
+    own_rate = entry.learning_rate if weights is None else entry.pretrained_learning_rate
+    rate = configuration.learning_rate or own_rate
     model = architectures.build(
         architecture_id,
         image_size=data.image_size,
@@ -194,10 +189,13 @@ def _prepare(
     monitor = "val_loss" if len(data.indices("validation")) else "loss"
     return _Run(
         data=data,
-        configuration=configuration,
+        configuration=configuration.with_options(
+            batch_size=batch_size, learning_rate=rate, minimum_steps=minimum_steps
+        ),
         model=model,
-        batch_size=configuration.batch_size,
-        minimum_steps=configuration.minimum_steps or architectures.architecture(architecture_id).minimum_steps,
+        rate=rate,
+        batch_size=batch_size,
+        minimum_steps=minimum_steps,
         report=report,
         should_stop=should_stop,
         best=callbacks.BestWeights(work_dir / "best.safetensors", monitor),
