@@ -22,10 +22,9 @@ ifneq ($(SERVE),0)
 	$(BIN)/honcho start
 endif
 
-setup: $(STAMPS)/python $(STAMPS)/node .env
+setup: $(STAMPS)/python $(STAMPS)/node .env $(STAMPS)/static
 	$(MANAGE) migrate --noinput --verbosity 0
 	$(MANAGE) init_platform
-	$(MANAGE) collectstatic --noinput --verbosity 0
 
 run: setup
 	$(BIN)/honcho start
@@ -46,6 +45,10 @@ $(STAMPS)/dev: requirements-dev.txt $(STAMPS)/python
 $(STAMPS)/node: package-lock.json $(STAMPS)/python
 	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent
 	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/static: $(STAMPS)/python $(STAMPS)/node .env $(wildcard static/*)
+	$(MANAGE) collectstatic --noinput --verbosity 0
+	@touch $@
 
 .env:
 	@umask 077 && $(PYTHON) -c 'import secrets; print("SECRET_KEY=" + secrets.token_urlsafe(50))' > .env

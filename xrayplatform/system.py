@@ -107,6 +107,11 @@ def require_disk(bytes_needed: int) -> None:
         )
 
 
+def queue_is_alive(cluster: str) -> bool:
+    """Whether a worker of the queue gave a sign of life within the last minutes."""
+    return WorkerSign.objects.filter(cluster=cluster, at__gt=timezone.now() - STALE_AFTER).exists()
+
+
 def queue_status() -> list[dict[str, Any]]:
     """One row a queue: name, what it does, the last sign of life, whether it is alive."""
     signs = {sign.cluster: sign for sign in WorkerSign.objects.all()}

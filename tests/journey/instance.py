@@ -83,7 +83,8 @@ class Instance:
                 probe.bind(("127.0.0.1", 0))
                 self.port = probe.getsockname()[1]
             bind = f"127.0.0.1:{self.port}"
-            self.spawn("web", "-m", "gunicorn", "xrayplatform.wsgi", "--bind", bind, "--threads", "4")
+            options = ["--bind", bind, "--threads", "4", "--no-control-socket"]
+            self.spawn("web", "-m", "gunicorn", "xrayplatform.wsgi", *options)
         if worker:
             self.spawn("worker", str(ROOT / "manage.py"), "qcluster")
         if trainer:

@@ -15,6 +15,7 @@ from training.models import TrainingRun
 from training.tasks import train
 from xrayplatform.commands import PlatformCommand
 from xrayplatform.jobs import Job, JobError
+from xrayplatform.system import queue_is_alive
 
 OPTIONS = ("epochs", "batch_size", "learning_rate", "seed")
 # A training worker that is alive and idle takes a message within its poll of one second.
@@ -71,7 +72,8 @@ class Command(PlatformCommand):
         waiting_since = time.monotonic()
         told = ""
         while run.is_active:
-            idle_too_long = time.monotonic() - waiting_since > WORKER_TAKES_WITHIN_SECONDS
+            patience = WORKER_TAKES_WITHIN_SECONDS if queue_is_alive(run.cluster) else 0
+            idle_too_long = time.monotonic() - waiting_since > patience
             if run.state == Job.State.QUEUED and idle_too_long and not _worker_is_busy():
                 self.tell("No training worker took the run; running it here.")
                 threading.Thread(target=_train_here, args=[run.pk, run.attempt], daemon=True).start()
