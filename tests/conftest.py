@@ -34,10 +34,11 @@ WORKING_ROLES = ["clinician", "data scientist", "model manager"]
 
 
 @pytest.fixture(autouse=True)
-def folders(settings: Any, tmp_path: Path) -> None:
-    """Every test has its own, empty data folders."""
-    settings.DATASET_ROOT = tmp_path / "Dataset"
-    settings.MODEL_ROOT = tmp_path / "models"
+def folders(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Every test has its own, empty data folders, apart from `tmp_path`, which stays empty."""
+    root = tmp_path_factory.mktemp("platform")
+    settings.DATASET_ROOT = root / "Dataset"
+    settings.MODEL_ROOT = root / "models"
     settings.DATASET_ROOT.mkdir()
     settings.MODEL_ROOT.mkdir()
 

@@ -1,6 +1,7 @@
 """`manage.py train`: one JSON object on standard output, clear errors, and exit status 0 only on success."""
 
 import json
+import time
 from io import StringIO
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from tests.factories import DatasetFactory, ModelVersionFactory
 from training.management.commands import train as command
 from training.models import TrainingRun
 from xrayplatform.audit import AuditEntry
+from xrayplatform.system import WorkerSign
 
 
 def start(*args, **options):
@@ -31,7 +33,8 @@ def fails(*args, **options):
 
 @pytest.fixture
 def ends(monkeypatch, world):
-    """Instead of waiting half a second, play the worker: claim the run and end it."""
+    """A worker lives, and instead of waiting half a second the command lets it claim the run and end it."""
+    WorkerSign.leave("train")
 
     def use(end):
         def work(seconds):
@@ -39,7 +42,7 @@ def ends(monkeypatch, world):
             if run.claim(1):
                 end(run)
 
-        monkeypatch.setattr(command.time, "sleep", work)
+        monkeypatch.setattr(command, "time", SimpleNamespace(sleep=work, monotonic=time.monotonic))
 
     return use
 
