@@ -33,7 +33,8 @@ $(STAMPS)/python: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	    { echo "Python 3.11 is needed; set PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
-	    { echo "Python's venv is missing: apt-get install python3-venv"; exit 1; }
+	    { echo "Python's venv is missing; it comes with: apt-get install python3-venv"; \
+	      test "$$(id -u)" = 0 && apt-get install -q -y python3-venv; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	@mkdir -p $(STAMPS) && touch $@

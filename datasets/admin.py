@@ -9,6 +9,7 @@ from .models import Dataset, DatasetImage, Preparation, PreparedImage, Scan
 class DatasetAdmin(AuditedAdmin):
     """What the scan found is read-only; the condition may be chosen here."""
 
+    team_path = "condition__team"
     list_display = ["name", "condition", "layout_label", "images_count", "unreadable_count", "state", "scanned_at"]
     list_filter = ["state", "layout", "synthetic"]
     search_fields = ["name"]
@@ -24,6 +25,7 @@ class DatasetAdmin(AuditedAdmin):
 
 @admin.register(DatasetImage)
 class DatasetImageAdmin(ReadOnlyAdmin):
+    team_path = "dataset__condition__team"
     list_display = ["path", "dataset", "class_name", "source_split", "width", "height", "format", "excluded"]
     list_filter = ["format", "excluded", "dataset"]
     search_fields = ["path", "digest"]
@@ -38,6 +40,7 @@ class ScanAdmin(ReadOnlyAdmin):
 
 @admin.register(Preparation)
 class PreparationAdmin(ReadOnlyAdmin):
+    team_path = "dataset__condition__team"
     list_display = ["id", "dataset", "state", "group_key", "shared_patients", "excluded", "created_by", "created_at"]
     list_filter = ["state", "dataset"]
     list_select_related = ["dataset", "created_by"]
@@ -45,6 +48,7 @@ class PreparationAdmin(ReadOnlyAdmin):
 
 @admin.register(PreparedImage)
 class PreparedImageAdmin(ReadOnlyAdmin):
+    team_path = "preparation__dataset__condition__team"
     list_display = ["preparation", "row", "path", "class_name", "split", "group"]
     list_filter = ["split", "preparation"]
     search_fields = ["path", "digest"]

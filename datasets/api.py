@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import django_filters
 from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
@@ -15,7 +16,13 @@ from xrayplatform.http import Conflict
 from xrayplatform.jobs import JobError
 
 from .models import Dataset, Preparation, Scan
-from .serializers import DatasetSerializer, PreparationSerializer, PrepareSerializer, ScanSerializer
+from .serializers import (
+    DatasetListSerializer,
+    DatasetSerializer,
+    PreparationSerializer,
+    PrepareSerializer,
+    ScanSerializer,
+)
 
 
 class DatasetViewSet(ReadOnlyModelViewSet):
@@ -32,7 +39,10 @@ class DatasetViewSet(ReadOnlyModelViewSet):
     }
 
     def get_queryset(self) -> QuerySet:
-        return Dataset.objects.visible_to(self.request.user).select_related("condition")
+        return Dataset.objects.visible_to(self.request.user).for_pages()
+
+    def get_serializer_class(self) -> type[DatasetSerializer]:
+        return DatasetListSerializer if self.action == "list" else DatasetSerializer
 
     @extend_schema(request=None, responses={202: ScanSerializer})
     @action(detail=False, methods=["post"], filter_backends=[], pagination_class=None)
@@ -77,12 +87,22 @@ class ScanViewSet(ReadOnlyModelViewSet):
         return Response(ScanSerializer(job).data)
 
 
+class PreparationFilter(django_filters.FilterSet):
+    """By number, not by a choice of rows: a choice would tell which numbers other teams have."""
+
+    dataset = django_filters.NumberFilter("dataset_id")
+
+    class Meta:
+        model = Preparation
+        fields = ["dataset", "state"]
+
+
 class PreparationViewSet(ReadOnlyModelViewSet):
     """Frozen splits of datasets, with their decoded pixels."""
 
     queryset = Preparation.objects.none()
     serializer_class = PreparationSerializer
-    filterset_fields = ["dataset", "state"]
+    filterset_class = PreparationFilter
     permissions = {
         "list": "datasets.view_preparation",
         "retrieve": "datasets.view_preparation",

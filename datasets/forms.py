@@ -2,16 +2,16 @@
 
 from django import forms
 
-from .models import Preparation
+from .models import IMAGE_SIZES, MAX_SEED, Preparation
 
 
 class PrepareForm(forms.Form):
     seed = forms.IntegerField(
-        min_value=0, max_value=2**31 - 1, initial=0, help_text="The same seed gives the same split."
+        min_value=0, max_value=MAX_SEED, initial=0, help_text="The same seed gives the same split."
     )
     image_size = forms.TypedChoiceField(
         coerce=int,
-        choices=[(size, f"{size} by {size} pixels") for size in (128, 224, 299)],
+        choices=[(size, f"{size} by {size} pixels") for size in IMAGE_SIZES],
         initial=224,
         help_text="224 is what the pretrained architectures were made for.",
     )

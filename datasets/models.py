@@ -10,9 +10,12 @@ from django.db import IntegrityError, models, transaction
 from django.urls import reverse
 
 from xrayplatform import audit
-from xrayplatform.conditions import Condition, name_for, slug_for
-from xrayplatform.jobs import Job, JobError, JobQuerySet
+from xrayplatform.conditions import Condition, free_slug, name_for, slug_for
+from xrayplatform.jobs import Job, JobError, JobQuerySet, reap
 from xrayplatform.teams import TeamScopedQuerySet
+
+IMAGE_SIZES = (64, 128, 224, 299)
+MAX_SEED = 2**31 - 1
 
 
 class Scan(Job):
@@ -38,8 +41,14 @@ class Scan(Job):
         return f"Scan {self.pk}"
 
     @classmethod
+    def waiting(cls) -> "Scan | None":
+        """The scan of this root that no worker has taken yet."""
+        return cls.objects.filter(root=str(settings.DATASET_ROOT), state=Job.State.QUEUED).first()
+
+    @classmethod
     def create(cls, by: Any) -> "Scan":
         """Create the row and its audit entry. Raises JobError when a scan of this root is under way."""
+        reap()
         root = str(settings.DATASET_ROOT)
         running = cls.objects.active().filter(root=root).first()
         if running:
@@ -61,6 +70,10 @@ class Scan(Job):
 
 class DatasetQuerySet(TeamScopedQuerySet):
     team_path = "condition__team"
+
+    def for_pages(self) -> "DatasetQuerySet":
+        """With what lists show of each: its condition and its preparations, in two queries for all."""
+        return self.select_related("condition").prefetch_related("preparations")
 
     def named(self, name: str) -> "Dataset":
         """The dataset at that path below DATASET_ROOT. Raises JobError, naming those there are."""
@@ -93,6 +106,9 @@ class Dataset(models.Model):
     problems = models.JSONField(default=list, editable=False, help_text="the first of them; problems_count counts all")
     problems_count = models.PositiveIntegerField(default=0, editable=False)
     digest = models.CharField(max_length=64, blank=True, editable=False)
+    read_with = models.CharField(
+        max_length=64, blank=True, editable=False, help_text="pixel code and patient key of the last scan"
+    )
     state = models.CharField(max_length=10, choices=State, default=State.PRESENT, editable=False)
     scanned_at = models.DateTimeField(null=True, editable=False)
 
@@ -118,11 +134,11 @@ class Dataset(models.Model):
     @property
     def preparation(self) -> "Preparation | None":
         """The newest finished preparation, which training uses."""
-        return self.preparations.filter(state=Job.State.SUCCEEDED).order_by("-pk").first()
+        return next((item for item in self.preparations.all() if item.state == Job.State.SUCCEEDED), None)
 
     @property
     def active_preparation(self) -> "Preparation | None":
-        return self.preparations.filter(state__in=Job.ACTIVE).first()
+        return next((item for item in self.preparations.all() if item.is_active), None)
 
     @property
     def imbalance(self) -> float | None:
@@ -139,17 +155,24 @@ class Dataset(models.Model):
         ]
 
     @staticmethod
-    def condition_for(name: str, body_part: str) -> Condition:
-        condition, _ = Condition.objects.get_or_create(
-            slug=slug_for(name), defaults={"name": name_for(name), "body_part": body_part}
-        )
-        return condition
+    def new_condition(name: str, body_part: str) -> Condition:
+        """A condition of its own for a dataset that is found for the first time.
+
+        Never one that exists: two folders with like names may ask different questions, or belong to different teams.
+        """
+        slug = free_slug(slug_for(name))
+        return Condition.objects.create(slug=slug, name=name_for(name), body_part=body_part[:40])
 
 
 def patient_key(patient: str) -> str:
     """Pseudonym of a patient: HMAC-SHA256 under a key derived from SECRET_KEY; the id itself is never stored."""
     key = hashlib.sha256(b"patient-key" + settings.SECRET_KEY.encode()).digest()
     return hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def patient_key_fingerprint() -> str:
+    """Tells whether pseudonyms were made with the present key; says nothing about the key."""
+    return patient_key("fingerprint of the key")[:12]
 
 
 class DatasetImage(models.Model):
@@ -257,9 +280,14 @@ class Preparation(Job):
         cls, dataset: Dataset, by: Any, *, seed: int = 0, image_size: int = 224, fit: str = Fit.AUTO
     ) -> "Preparation":
         """Create the row and its audit entry. Raises JobError when the dataset cannot be prepared now."""
+        reap()
         already = JobError(f"{dataset} is already being prepared.", "Wait until it has finished, or cancel it.")
+        if not 0 <= seed <= MAX_SEED:
+            raise JobError(f"The seed must be a whole number from 0 to {MAX_SEED}, not {seed}.")
         if cls.objects.active().filter(dataset=dataset).exists():
             raise already
+        if dataset.scanned_at is None or Scan.objects.active().filter(root=str(settings.DATASET_ROOT)).exists():
+            raise JobError(f"{dataset} is still being scanned.", "Wait until the scan has finished.")
         if dataset.state != Dataset.State.PRESENT:
             raise JobError(
                 f"The folder of {dataset} was not there at the last scan.",
@@ -272,6 +300,8 @@ class Preparation(Job):
                 audit.record("dataset.prepare", dataset, actor=by, after={"preparation": preparation.pk, **options})
         except IntegrityError as error:
             # As for scans: two clicks at once.
+            if not cls.objects.active().filter(dataset=dataset).exists():
+                raise
             raise already from error
         return preparation
 

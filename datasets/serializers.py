@@ -2,7 +2,7 @@
 
 from rest_framework import serializers
 
-from .models import Dataset, Preparation, Scan
+from .models import IMAGE_SIZES, MAX_SEED, Dataset, Preparation, Scan
 
 JOB_FIELDS = [
     "id", "state", "progress", "message", "error", "hint", "attempt", "created_at", "started_at", "finished_at",
@@ -30,9 +30,17 @@ class DatasetSerializer(serializers.ModelSerializer):
         read_only_fields = fields
 
 
+class DatasetListSerializer(DatasetSerializer):
+    """Without the problems, of which there may be a thousand; the dataset itself has them."""
+
+    class Meta(DatasetSerializer.Meta):
+        fields = [name for name in DatasetSerializer.Meta.fields if name != "problems"]
+        read_only_fields = fields
+
+
 class PrepareSerializer(serializers.Serializer):
-    seed = serializers.IntegerField(min_value=0, max_value=2**31 - 1, default=0)
-    image_size = serializers.ChoiceField(choices=[64, 128, 224, 299], default=224)
+    seed = serializers.IntegerField(min_value=0, max_value=MAX_SEED, default=0)
+    image_size = serializers.ChoiceField(choices=IMAGE_SIZES, default=224)
     fit = serializers.ChoiceField(choices=Preparation.Fit, default=Preparation.Fit.AUTO)
 
 

@@ -101,7 +101,7 @@ def _scan_dataset(folder: layouts.FoundDataset, report: Report) -> int:
 
 def _dataset_row(folder: layouts.FoundDataset) -> Dataset:
     dataset = Dataset.objects.filter(name=folder.name).first() or Dataset(
-        name=folder.name, condition=Dataset.condition_for(folder.name, folder.body_part)
+        name=folder.name, condition=Dataset.new_condition(folder.name, folder.body_part)
     )
     dataset.state = Dataset.State.PRESENT
     dataset.layout, dataset.layout_label, dataset.because = folder.layout, folder.label, folder.because

@@ -18,7 +18,7 @@ from .models import Dataset, Preparation, Scan
 @allow("datasets.view_dataset")
 @require_GET
 def dataset_list(request: HttpRequest) -> HttpResponse:
-    datasets = Dataset.objects.visible_to(request.user).select_related("condition")
+    datasets = Dataset.objects.visible_to(request.user).for_pages()
     context = {
         "datasets": datasets,
         "scan": Scan.objects.first(),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import django_filters
 from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
@@ -26,6 +27,14 @@ class NewestPredictionsFirst(NewestFirstPagination):
     ordering = "-created_at"
 
 
+class PredictionFilter(django_filters.FilterSet):
+    version = django_filters.NumberFilter("version_id")
+
+    class Meta:
+        model = Prediction
+        fields = ["version", "image_digest", "study_uid"]
+
+
 class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
     """Answers of the versions in service. POST one radiograph to get one."""
 
@@ -33,7 +42,7 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generi
     serializer_class = PredictionSerializer
     parser_classes = [MultiPartParser]
     pagination_class = NewestPredictionsFirst
-    filterset_fields = ["version", "image_digest", "study_uid"]
+    filterset_class = PredictionFilter
     permissions = {
         "list": "inference.view_prediction",
         "retrieve": "inference.view_prediction",

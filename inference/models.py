@@ -11,13 +11,13 @@ from django.db import models, transaction
 from django.urls import reverse
 
 from datasets import imaging
-from registry.models import Deployment, ModelVersion
+from registry.models import ActivationError, Deployment, ModelVersion
 from registry.statistics import decide
 from xrayplatform import audit
 from xrayplatform.conditions import Condition
 from xrayplatform.teams import TeamScopedQuerySet
 
-from .engine import Engine, Served, load
+from .engine import Engine, EngineError, Served, load
 
 # The compiled models of this process, one a condition.
 ENGINE = Engine()
@@ -92,6 +92,14 @@ def model_in_service(condition: Condition) -> tuple[ModelVersion, Served]:
     if served.version_id == active.pk:
         return active, served
     return ModelVersion.objects.select_related("condition").get(pk=served.version_id), served
+
+
+def prove(version: ModelVersion) -> None:
+    """Load the version aside and compare its golden outputs. Raises ActivationError."""
+    try:
+        load(version.folder, version.sha256)
+    except EngineError as error:
+        raise ActivationError(str(error)) from error
 
 
 class Prediction(models.Model):

@@ -13,6 +13,7 @@ from datasets.imaging import ImageError
 from registry.models import Deployment
 from xrayplatform import audit
 from xrayplatform.access import allow
+from xrayplatform.conditions import Condition
 from xrayplatform.http import HtmxHttpRequest
 
 from .engine import EngineError
@@ -63,7 +64,10 @@ def _answer(request: HttpRequest, form: AnalysisForm, context: dict) -> HTTPStat
 
 
 def _in_service(request: HttpRequest) -> dict[str, Deployment]:
-    deployments = Deployment.objects.select_related("condition", "active__condition").filter(active__isnull=False)
+    visible = Condition.objects.visible_to(request.user)
+    deployments = Deployment.objects.select_related("condition", "active__condition").filter(
+        active__isnull=False, condition__in=visible
+    )
     return {deployment.condition.slug: deployment for deployment in deployments}
 
 
@@ -82,4 +86,6 @@ def prediction_detail(request: HttpRequest, pk: str) -> HttpResponse:
 def prediction_list(request: HttpRequest) -> HttpResponse:
     predictions = Prediction.objects.visible_to(request.user).select_related("version__condition", "created_by")
     page = Paginator(predictions, 50).get_page(request.GET.get("page"))
+    with transaction.atomic():
+        audit.record("prediction.list", actor=request.user, after={"page": page.number})
     return render(request, "inference/prediction_list.html", {"page": page})

@@ -1,6 +1,6 @@
 """The registry: immutable model versions, and which one is in service for each condition."""
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,10 @@ from xrayplatform.conditions import Condition
 from xrayplatform.teams import TeamScopedQuerySet
 
 from . import artifacts
+
+# What another app wants to be proved of a version before it goes into service (inference: that it loads and answers
+# as it did when it was saved). A check raises ActivationError.
+ACTIVATION_CHECKS: list[Callable[["ModelVersion"], None]] = []
 
 
 class ActivationError(Exception):
@@ -144,14 +148,17 @@ class ModelVersion(models.Model):
         The files are verified before the transaction; then the deployment row is locked, so that of two managers who
         click at once the second sees the first's choice in the history.
         """
-        if self.state == self.State.ARCHIVED:
-            raise ActivationError(f"{self} is archived. Only candidates and approved versions can be put in service.")
         try:
             artifacts.load(self.folder, self.sha256)
-        except artifacts.ArtifactError as error:
+            for check in ACTIVATION_CHECKS:
+                check(self)
+        except (artifacts.ArtifactError, ActivationError) as error:
             raise ActivationError(f"{self} was not activated: {error} The version in service stays.") from error
         with transaction.atomic():
             Condition.objects.select_for_update().get(pk=self.condition_id)
+            self.refresh_from_db(fields=["state"])
+            if self.state == self.State.ARCHIVED:
+                raise ActivationError(f"{self} is archived. Only candidates and approved versions go into service.")
             deployment, _ = Deployment.objects.get_or_create(condition=self.condition)
             before = deployment.active
             if before == self:
@@ -207,8 +214,5 @@ class Activation(models.Model):
 
 
 def staging_folder(name: str) -> Path:
-    """An empty folder on the registry's own file system, so that moving it into place is one rename."""
-    folder = Path(settings.MODEL_ROOT) / "registry" / ".staging" / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return folder
+    """A place on the registry's own file system, so that moving a version from there is one rename."""
+    return Path(settings.MODEL_ROOT) / "registry" / ".staging" / name

@@ -4,6 +4,7 @@ alice has every role but administrator and auditor and owns what belongs to the 
 team; charlie has alice's roles in another team and must not see anything of hers.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,16 @@ from xrayplatform.teams import Team, sync_roles
 
 REAL_IMAGES = Path(__file__).resolve().parents[1].parent / "shared" / "xray"
 WORKING_ROLES = ["clinician", "data scientist", "model manager"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On PostgreSQL run what touches a database: the pure modules are tested in the run on SQLite."""
+    if not os.environ.get("DATABASE_URL", "").startswith("postgres"):
+        return
+    touching = {"db", "transactional_db", "platform", "instance"}
+    others = [item for item in items if not (touching & set(item.fixturenames) or item.get_closest_marker("django_db"))]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
 
 
 @pytest.fixture(autouse=True)

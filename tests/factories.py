@@ -3,6 +3,7 @@
 import factory
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
+from django.utils import timezone
 
 from datasets.models import Dataset, DatasetImage, Preparation, Scan
 from inference.models import Prediction
@@ -63,6 +64,7 @@ class DatasetFactory(factory.django.DjangoModelFactory):
     positive_class = "PNEUMONIA"
     counts = {"NORMAL": 20, "PNEUMONIA": 20}
     images_count = 40
+    scanned_at = factory.LazyFunction(timezone.now)
 
 
 class DatasetImageFactory(factory.django.DjangoModelFactory):

@@ -17,6 +17,7 @@ class EpochMetricInline(admin.TabularInline):
 
 @admin.register(TrainingRun)
 class TrainingRunAdmin(ReadOnlyAdmin):
+    team_path = "preparation__dataset__condition__team"
     list_display = ["id", "architecture", "preparation", "preset", "state", "epoch", "epochs", "version", "created_by"]
     list_filter = ["state", "architecture", "preset"]
     list_select_related = ["preparation__dataset", "version__condition", "created_by"]
@@ -25,5 +26,6 @@ class TrainingRunAdmin(ReadOnlyAdmin):
 
 @admin.register(EpochMetric)
 class EpochMetricAdmin(ReadOnlyAdmin):
+    team_path = "run__preparation__dataset__condition__team"
     list_display = ["run", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_auc"]
     list_select_related = ["run__preparation__dataset"]

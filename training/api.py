@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import django_filters
 from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
@@ -18,12 +19,20 @@ from .models import TrainingRun
 from .serializers import EpochMetricSerializer, RunLogSerializer, RunSerializer, StartRunSerializer
 
 
+class RunFilter(django_filters.FilterSet):
+    preparation = django_filters.NumberFilter("preparation_id")
+
+    class Meta:
+        model = TrainingRun
+        fields = ["state", "architecture", "preparation"]
+
+
 class RunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
     """Training runs: start, follow, cancel."""
 
     queryset = TrainingRun.objects.none()
     serializer_class = RunSerializer
-    filterset_fields = ["state", "architecture", "preparation"]
+    filterset_class = RunFilter
     permissions = {
         "list": "training.view_trainingrun",
         "retrieve": "training.view_trainingrun",

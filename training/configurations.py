@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
+# What people may choose beside a preset.
+USER_OPTIONS = ("epochs", "batch_size", "learning_rate", "seed")
 SCHEDULES = ("cosine", "plateau")
 
 

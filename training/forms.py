@@ -6,10 +6,8 @@ from django import forms
 
 from datasets.models import Dataset
 
-from .configurations import PRESETS, Configuration, ConfigurationError
+from .configurations import PRESETS, USER_OPTIONS, Configuration, ConfigurationError
 from .ml.architectures import ARCHITECTURES
-
-OPTIONS = ("epochs", "batch_size", "learning_rate", "seed")
 
 
 class RunForm(forms.Form):
@@ -27,12 +25,12 @@ class RunForm(forms.Form):
         super().__init__(*args, **kwargs)
         datasets = Dataset.objects.visible_to(user).filter(state=Dataset.State.PRESENT)
         self.fields["dataset"].queryset = datasets
-        for name in OPTIONS:
+        for name in USER_OPTIONS:
             self.fields[name].widget.attrs["placeholder"] = "as in the configuration"
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
-        options = {name: cleaned[name] for name in OPTIONS if cleaned.get(name) is not None}
+        options = {name: cleaned[name] for name in USER_OPTIONS if cleaned.get(name) is not None}
         preset = PRESETS.get(cleaned.get("configuration", ""))
         if preset is None:
             return cleaned

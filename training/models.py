@@ -1,5 +1,6 @@
 """Training runs and what they reported epoch by epoch."""
 
+import shutil
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from django.db import models, transaction
 from django.urls import reverse
 
 from datasets.models import Dataset, Preparation
-from registry.models import ModelVersion
+from registry.models import ModelVersion, staging_folder
 from xrayplatform import audit
-from xrayplatform.jobs import Job, JobError, JobQuerySet
+from xrayplatform.jobs import Job, JobError, JobQuerySet, reap
 from xrayplatform.system import NotEnoughDisk, require_disk
 from xrayplatform.teams import TeamScopedQuerySet
 
@@ -36,6 +37,7 @@ class TrainingRun(Job):
 
     task = "training.tasks.train"
     cluster = "train"
+    time_limit_seconds = 7 * 86_400
 
     preparation = models.ForeignKey(Preparation, models.PROTECT, related_name="runs", editable=False)
     architecture = models.CharField(max_length=60, editable=False)
@@ -69,6 +71,16 @@ class TrainingRun(Job):
     def work_folder(self) -> Path:
         return Path(settings.MODEL_ROOT) / "checkpoints" / f"run-{self.pk}"
 
+    @property
+    def staging_folder(self) -> Path:
+        return staging_folder(f"run-{self.pk}")
+
+    def clean_up(self) -> None:
+        """Remove what a training leaves beside its version: best weights, and a version that was not registered."""
+        staged = self.staging_folder
+        for folder in (self.work_folder, staged, staged.with_name(staged.name + ".part")):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def log_tail(self, lines: int = 40) -> str:
         """The end of the run's log, or nothing while there is none."""
         try:
@@ -82,6 +94,7 @@ class TrainingRun(Job):
         cls, dataset: Dataset, architecture: str, configuration: Configuration, by: Any, *, preset: str
     ) -> "TrainingRun":
         """Create the row and its audit entry, after the checks that can be made at once. Raises JobError."""
+        reap()
         preparation = dataset.preparation
         if preparation is None or not preparation.is_ready:
             raise NotPrepared(

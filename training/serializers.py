@@ -6,11 +6,9 @@ from rest_framework import serializers
 
 from datasets.models import Dataset
 
-from .configurations import PRESETS, ConfigurationError
+from .configurations import PRESETS, USER_OPTIONS, ConfigurationError
 from .ml.architectures import ARCHITECTURES
 from .models import EpochMetric, TrainingRun
-
-OPTIONS = ("epochs", "batch_size", "learning_rate", "seed")
 
 
 class RunSerializer(serializers.ModelSerializer):
@@ -57,7 +55,7 @@ class StartRunSerializer(serializers.Serializer):
         return fields
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        options = {name: attrs.pop(name) for name in OPTIONS if name in attrs}
+        options = {name: attrs.pop(name) for name in USER_OPTIONS if name in attrs}
         attrs["preset"] = attrs["configuration"]
         try:
             attrs["configuration"] = PRESETS[attrs["preset"]].configuration.with_options(**options)

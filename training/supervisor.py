@@ -4,23 +4,26 @@ The supervisor runs in a queue worker and never imports TensorFlow; the child (`
 The child ends its run itself (finished, failed with a reason); whatever ends the child otherwise is explained here.
 """
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 from django.conf import settings
-from django.db import close_old_connections
+from django.db import OperationalError, close_old_connections
 
 from xrayplatform.jobs import JobCancelled, JobError, LeaseLost
-from xrayplatform.system import WorkerSign
 
 from .models import TrainingRun
 
+logger = logging.getLogger(__name__)
+PARENT_VARIABLE = "TRAINING_SUPERVISOR_PID"
 TOKEN_VARIABLE = "TRAINING_LEASE_TOKEN"  # noqa: S105 - the name of the variable
 POLL_SECONDS = 1.0
 RENEW_EVERY_SECONDS = 15.0
@@ -28,14 +31,17 @@ CANCEL_GRACE_SECONDS = 20.0
 TERMINATE_GRACE_SECONDS = 8.0
 
 
-def supervise(run: TrainingRun) -> None:
-    """See a claimed run through. Raises JobError with the reason when the child died without giving one."""
+def supervise(run: TrainingRun, on_beat: Callable[[], None] = lambda: None) -> None:
+    """See a claimed run through; `on_beat` is called with each renewal of the lease.
+
+    Raises JobError with the reason when the child died without giving one.
+    """
     run.log_path.parent.mkdir(parents=True, exist_ok=True)
     with run.log_path.open("ab") as log:
         child = _start(run, log.fileno())
     try:
         run.write(child_pid=child.pid, message="Starting")
-        _watch(run, child)
+        _watch(run, child, on_beat)
     except LeaseLost:
         # The child ends its own run, which ends the lease too; only a run that still goes on was really taken away.
         _stop(child)
@@ -45,13 +51,20 @@ def supervise(run: TrainingRun) -> None:
     except BaseException:
         _stop(child)
         raise
+    finally:
+        run.clean_up()
     if not _ended_by_child(run):
         raise _explain(child.returncode)
 
 
 def _start(run: TrainingRun, log: int) -> "subprocess.Popen[bytes]":
     command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "train_run", str(run.pk)]
-    environment = {**os.environ, TOKEN_VARIABLE: str(run.lease_token), "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ,
+        TOKEN_VARIABLE: str(run.lease_token),
+        PARENT_VARIABLE: str(os.getpid()),
+        "PYTHONUNBUFFERED": "1",
+    }
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # The child must not believe that it is a queue cluster.
     environment.pop("Q_CLUSTER_NAME", None)
@@ -66,7 +79,7 @@ def _start(run: TrainingRun, log: int) -> "subprocess.Popen[bytes]":
     )
 
 
-def _watch(run: TrainingRun, child: "subprocess.Popen[bytes]") -> None:
+def _watch(run: TrainingRun, child: "subprocess.Popen[bytes]", on_beat: Callable[[], None]) -> None:
     """Until the child has ended: renew the lease, note its memory, and stop it on request."""
     renewed = 0.0
     asked_at: float | None = None
@@ -75,7 +88,7 @@ def _watch(run: TrainingRun, child: "subprocess.Popen[bytes]") -> None:
         close_old_connections()
         try:
             if time.monotonic() - renewed >= RENEW_EVERY_SECONDS or _cancel_requested(run):
-                WorkerSign.leave(run.cluster)
+                on_beat()
                 run.renew(peak_memory=max(run.peak_memory, _memory(child.pid)))
                 renewed = time.monotonic()
         except JobCancelled:
@@ -86,6 +99,9 @@ def _watch(run: TrainingRun, child: "subprocess.Popen[bytes]") -> None:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(POLL_SECONDS * 5)
             raise
+        except OperationalError as error:
+            # The lease outlives two minutes without the database; the training need not end for a shorter pause.
+            logger.warning("%s: the database did not answer: %s", run, error)
     if _cancel_requested(run) and not _ended_by_child(run):
         raise JobCancelled
 

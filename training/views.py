@@ -1,6 +1,5 @@
 """Pages: Model Training, one run with its live view, and the fragments that keep it live."""
 
-from django.conf import settings
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.db import transaction
@@ -18,6 +17,7 @@ from .configurations import PRESETS
 from .forms import RunForm
 from .ml.architectures import ARCHITECTURES, pretrained_weights
 from .models import NotPrepared, TrainingRun
+from .supervisor import pretrained_folder
 
 
 @allow("training.view_trainingrun")
@@ -53,10 +53,9 @@ def run_create(request: HttpRequest) -> HttpResponse:
     context = {
         "form": form,
         "unprepared": unprepared,
-        "datasets": Dataset.objects.visible_to(request.user).filter(state=Dataset.State.PRESENT),
+        "datasets": Dataset.objects.visible_to(request.user).filter(state=Dataset.State.PRESENT).for_pages(),
         "architectures": [
-            (item, pretrained_weights(key, settings.MODEL_ROOT / "pretrained") is not None)
-            for key, item in ARCHITECTURES.items()
+            (item, pretrained_weights(key, pretrained_folder()) is not None) for key, item in ARCHITECTURES.items()
         ],
         "presets": PRESETS.items(),
     }
@@ -80,12 +79,14 @@ def _run(request: HttpRequest, pk: int) -> TrainingRun:
     return get_object_or_404(runs, pk=pk)
 
 
+def _live_view(run: TrainingRun) -> dict[str, object]:
+    return {"run": run, "resources": resources(), "log": run.log_tail(), "metrics": run.metrics.all()}
+
+
 @allow("training.view_trainingrun")
 @require_GET
 def run_detail(request: HttpRequest, pk: int) -> HttpResponse:
-    run = _run(request, pk)
-    context = {"run": run, "resources": resources(), "log": run.log_tail(), "metrics": run.metrics.all()}
-    return render(request, "training/run_detail.html", context)
+    return render(request, "training/run_detail.html", _live_view(_run(request, pk)))
 
 
 @allow("training.view_trainingrun")
@@ -93,8 +94,7 @@ def run_detail(request: HttpRequest, pk: int) -> HttpResponse:
 def run_status(request: HtmxHttpRequest, pk: int) -> HttpResponse:
     """What changes while a run goes on; asks for a full reload once, when the run has ended."""
     run = _run(request, pk)
-    context = {"run": run, "resources": resources(), "log": run.log_tail(), "metrics": run.metrics.all()}
-    response = render(request, "training/_run_status.html", context)
+    response = render(request, "training/_run_status.html", _live_view(run))
     if not run.is_active:
         response["HX-Refresh"] = "true"
     return response

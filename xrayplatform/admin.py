@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django_q.models import Failure, OrmQ, Schedule, Success
 from knox.models import AuthToken
@@ -12,7 +13,7 @@ from knox.models import AuthToken
 from . import audit
 from .conditions import Condition
 from .system import WorkerSign
-from .teams import Team
+from .teams import Team, visible
 
 admin.site.site_header = admin.site.site_title = "X-ray platform administration"
 admin.site.index_title = "Users, teams and records"
@@ -22,7 +23,17 @@ for model in (Failure, OrmQ, Schedule, Success):
     admin.site.unregister(model)
 
 
-class ReadOnlyAdmin(admin.ModelAdmin):
+class ScopedAdmin(admin.ModelAdmin):
+    """Shows the rows that the user's teams may see; `team_path` leads to the team, "" where rows have none."""
+
+    team_path = ""
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet:
+        rows = super().get_queryset(request)
+        return visible(rows, self.team_path, request.user) if self.team_path else rows
+
+
+class ReadOnlyAdmin(ScopedAdmin):
     """Shows rows, changes nothing."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -35,7 +46,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):
         return False
 
 
-class AuditedAdmin(admin.ModelAdmin):
+class AuditedAdmin(ScopedAdmin):
     """Writes an audit entry with every change; Django's admin saves inside a transaction."""
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
@@ -69,6 +80,7 @@ class TeamAdmin(AuditedAdmin):
 
 @admin.register(Condition)
 class ConditionAdmin(AuditedAdmin):
+    team_path = "team"
     list_display = ["name", "slug", "body_part", "team"]
     list_filter = ["body_part", "team"]
     search_fields = ["name", "slug"]

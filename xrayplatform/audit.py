@@ -90,7 +90,7 @@ def record(
     known = actor is not None and actor.is_authenticated
     return AuditEntry.objects.create(
         actor=actor if known else None,
-        actor_name=actor.get_username() if known else actor_name or _nameless_actor(where),
+        actor_name=actor.get_username() if known else _storable(actor_name) or _nameless_actor(where),
         role=", ".join(_roles(actor)) if known else "",
         address=where.address or None,
         channel=where.channel,
@@ -99,11 +99,16 @@ def record(
         object_type=obj._meta.model_name if obj is not None else "",
         # The key of an API token is a digest, longer than the column.
         object_id=str(obj.pk)[:64] if obj is not None else "",
-        object_label=str(obj)[:300] if obj is not None else "",
+        object_label=_storable(str(obj)) if obj is not None else "",
         outcome=outcome,
         before=before,
         after=after,
     )
+
+
+def _storable(text: str) -> str:
+    """What somebody typed or named, cut to the column and without NUL, which PostgreSQL cannot store."""
+    return text.replace("\0", "\ufffd")[:200]
 
 
 def _roles(actor: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import sys
 from argparse import ArgumentParser
@@ -14,9 +15,17 @@ from django.core.management.base import BaseCommand, CommandError
 from . import audit
 from .jobs import Job
 
+logger = logging.getLogger(__name__)
+
 
 class PlatformCommand(BaseCommand):
-    """Subclasses implement `run(options) -> dict` (the JSON object) and `show(result)` (words for people)."""
+    """Subclasses implement `run(options) -> dict` (the JSON object) and `show(result)` (words for people).
+
+    permission: what a user named by --user must be allowed. Without --user the command acts with the rights of who can
+    start it on the server, and the audit log says "command line".
+    """
+
+    permission = ""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -33,10 +42,12 @@ class PlatformCommand(BaseCommand):
         try:
             with _stdout_to_stderr():
                 result = self.run(options)
-        except CommandError as error:
+        except Exception as error:
             if not options["json"]:
                 raise
-            self.stdout.write(json.dumps({"error": str(error)}))
+            if not isinstance(error, CommandError):
+                logger.exception("%s failed", type(self).__module__)
+            self.stdout.write(json.dumps({"error": str(error) or type(error).__name__}))
             sys.exit(1)
         if options["json"]:
             self.stdout.write(json.dumps(result))
@@ -53,12 +64,14 @@ class PlatformCommand(BaseCommand):
         self.tell(f"  {job.progress:4.0%} {job.message}")
 
     def actor(self, options: dict[str, Any]) -> Any:
-        """The user named by --user, or None. Raises CommandError for an unknown name."""
+        """The user named by --user, or None. Raises CommandError for an unknown one, or one without the right."""
         if not options.get("user"):
             return None
         user = get_user_model().objects.filter(username=options["user"], is_active=True).first()
         if user is None:
             raise CommandError(f"There is no active user {options['user']}.")
+        if self.permission and not user.has_perm(self.permission):
+            raise CommandError(f"{user} has no role that allows this ({self.permission}).")
         return user
 
 

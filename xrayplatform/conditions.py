@@ -1,5 +1,7 @@
 """A condition: the clinical question that models answer, such as chest pneumonia."""
 
+import hashlib
+import itertools
 import re
 
 from django.db import models
@@ -39,13 +41,22 @@ def slug_for(dataset_name: str) -> str:
     'chest-xray-pneumonia'
     """
     words = re.split(r"[^a-z0-9]+", slugify(dataset_name.replace("/", " ").replace("_", " ")))
-    return "-".join(dict.fromkeys(word for word in words if word))[:100].strip("-") or "images"
+    slug = "-".join(dict.fromkeys(word for word in words if word))[:90].strip("-")
+    return slug or f"dataset-{hashlib.sha256(dataset_name.encode()).hexdigest()[:8]}"
+
+
+def free_slug(wanted: str) -> str:
+    """`wanted`, or with the first number behind it that no condition has yet."""
+    taken = set(Condition.objects.filter(slug__startswith=wanted).values_list("slug", flat=True))
+    numbered = (f"{wanted}-{number}" for number in itertools.count(2))
+    return wanted if wanted not in taken else next(slug for slug in numbered if slug not in taken)
 
 
 def name_for(dataset_name: str) -> str:
-    """A readable name for the same condition.
+    """A readable name for the same condition; the path itself where its script has no Latin form.
 
     >>> name_for("CHEST/chest_xray Pneumonia")
     'Chest xray pneumonia'
     """
-    return slug_for(dataset_name).replace("-", " ").capitalize()
+    slug = slug_for(dataset_name)
+    return dataset_name[:120] if slug.startswith("dataset-") else slug.replace("-", " ").capitalize()

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils.cache import patch_vary_headers
@@ -27,8 +27,8 @@ class HtmxHttpRequest(HttpRequest):
     htmx: HtmxDetails
 
 
-class UploadLimitMiddleware:
-    """Refuses a body above MAX_UPLOAD_MB by its announced length, before a byte of it is read."""
+class RequestLimitMiddleware:
+    """Refuses NUL in an address, and a body announced as larger than MAX_UPLOAD_MB before a byte of it is read."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
@@ -36,6 +36,8 @@ class UploadLimitMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if _announced_length(request) > settings.MAX_UPLOAD_MB * 1024 * 1024:
             return too_large(request)
+        if "\0" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
+            return refused_address(request)
         return self.get_response(request)
 
 
@@ -55,6 +57,13 @@ def too_large(request: HttpRequest) -> HttpResponse:
     if request.path.startswith("/api/"):
         return problem_response(status, detail)
     return render(request, "error.html", {"title": "The upload is too large", "detail": detail}, status=status)
+
+
+def refused_address(request: HttpRequest) -> HttpResponse:
+    detail = "The address holds a character (NUL) that no name here can have. Correct it."
+    if request.path.startswith("/api/"):
+        return problem_response(HTTPStatus.BAD_REQUEST, detail)
+    return render(request, "error.html", {"title": "Bad address", "detail": detail}, status=HTTPStatus.BAD_REQUEST)
 
 
 class RequestContextMiddleware:
@@ -97,6 +106,12 @@ class NewestFirstPagination(CursorPagination):
     page_size = 50
     max_page_size = 200
     page_size_query_param = "page_size"
+
+    def paginate_queryset(self, queryset: Any, request: Any, view: Any = None) -> Any:
+        try:
+            return super().paginate_queryset(queryset, request, view)
+        except (ValueError, ValidationError) as error:
+            raise exceptions.NotFound(self.invalid_cursor_message) from error
 
 
 class Conflict(exceptions.APIException):

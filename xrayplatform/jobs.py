@@ -45,8 +45,9 @@ class JobQuerySet(models.QuerySet):
     def active(self) -> "JobQuerySet":
         return self.filter(state__in=Job.ACTIVE)
 
-    def expired(self) -> "JobQuerySet":
-        return self.filter(state=Job.State.RUNNING, lease_until__lt=timezone.now())
+    def alive(self) -> "JobQuerySet":
+        """Running, and whoever runs them renewed the lease."""
+        return self.filter(state=Job.State.RUNNING, lease_until__gt=timezone.now())
 
 
 class Job(models.Model):
@@ -62,6 +63,8 @@ class Job(models.Model):
     ACTIVE = (State.QUEUED, State.RUNNING)
     task: ClassVar[str]
     cluster: ClassVar[str] = "xray"
+    # The queue's own limit is for short tasks; what a job may take is watched through its lease.
+    time_limit_seconds: ClassVar[int] = 86_400
     # Told of every new message; set by a command that does the work itself and shows it to a person.
     listener: "Callable[[Job], None] | None" = None
 
@@ -113,7 +116,14 @@ class Job(models.Model):
 
     def enqueue(self) -> None:
         """Send the message. Call it inside the transaction that creates the row: both appear or neither."""
-        async_task(self.task, self.pk, self.attempt, cluster=self.cluster, task_name=f"{self.audit_name}-{self.pk}")
+        async_task(
+            self.task,
+            self.pk,
+            self.attempt,
+            cluster=self.cluster,
+            timeout=self.time_limit_seconds,
+            task_name=f"{self.audit_name}-{self.pk}",
+        )
 
     def claim(self, attempt: int) -> bool:
         """Take the job if it still waits for this attempt. Exactly one caller gets True."""
@@ -208,6 +218,9 @@ class Job(models.Model):
             self.fail(str(error), error.hint)
         except LeaseLost:
             raise
+        except (KeyboardInterrupt, SystemExit):
+            self.fail("The job was interrupted where it ran.", "Start it again.")
+            raise
         except Exception:
             self.fail(
                 "The job stopped on an unexpected error.",
@@ -222,21 +235,30 @@ def job_models() -> list[type[Job]]:
 
 
 def reap() -> int:
-    """End running jobs whose worker stopped renewing its lease. Returns how many."""
-    reaped = 0
-    for model in job_models():
-        for job in model._base_manager.filter(state=Job.State.RUNNING, lease_until__lt=timezone.now()):
-            # A fresh token: if the worker was only frozen, its next write finds that the lease is gone.
-            taken = model._base_manager.filter(
-                pk=job.pk, lease_token=job.lease_token, lease_until=job.lease_until, state=Job.State.RUNNING
-            ).update(lease_token=uuid.uuid4())
-            if not taken:
-                continue
-            job.refresh_from_db()
-            silence = (timezone.now() - (job.heartbeat_at or job.started_at)).total_seconds()
-            job.fail(
-                f"The worker died: no sign of life for {silence:.0f} seconds (host {job.host}, process {job.pid}).",
-                "Start it again. If it happens twice, look at System Status for memory and disk.",
-            )
-            reaped += 1
-    return reaped
+    """End running jobs whose worker stopped renewing its lease. Returns how many.
+
+    Called each minute by the queue, and before a new job is created: a site without workers must not be blocked by a
+    job that somebody killed.
+    """
+    return sum(_reap(job) for model in job_models() for job in model._base_manager.filter(_expired()))
+
+
+def _expired() -> models.Q:
+    return models.Q(state=Job.State.RUNNING, lease_until__lt=timezone.now())
+
+
+def _reap(job: Job) -> bool:
+    # A fresh token: if the worker was only frozen, its next write finds that the lease is gone.
+    expired = type(job)._base_manager.filter(_expired(), pk=job.pk, lease_token=job.lease_token)
+    if not expired.update(lease_token=uuid.uuid4()):
+        return False
+    job.refresh_from_db()
+    silence = (timezone.now() - (job.heartbeat_at or job.started_at or job.created_at)).total_seconds()
+    try:
+        job.fail(
+            f"The worker died: no sign of life for {silence:.0f} seconds (host {job.host}, process {job.pid}).",
+            "Start it again. If it happens twice, look at System Status for memory and disk.",
+        )
+    except LeaseLost:
+        return False
+    return True

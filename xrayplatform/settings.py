@@ -32,6 +32,8 @@ def data_folder(name: str, default: str) -> Path:
 def database() -> dict:
     config = env.db_url("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'db.sqlite3'}")
     if config["ENGINE"].endswith("sqlite3"):
+        # Relative to the checkout, like the data folders, wherever a command is started from.
+        config["NAME"] = str(BASE_DIR / config["NAME"])
         config["OPTIONS"] = {
             # A transaction that starts by reading and then writes would fail at once instead of waiting its turn.
             "transaction_mode": "IMMEDIATE",
@@ -90,7 +92,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
-    "xrayplatform.http.UploadLimitMiddleware",
+    "xrayplatform.http.RequestLimitMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -127,7 +129,7 @@ DATABASES = {"default": database()}
 CACHES = {"default": env.cache_url("CACHE_URL", default="locmemcache://")}
 
 STATIC_URL = "static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
+STATIC_ROOT = data_folder("STATIC_ROOT", "staticfiles")
 STATICFILES_DIRS = [
     BASE_DIR / "static",
     ("bootstrap", BASE_DIR / "node_modules/bootstrap/dist"),

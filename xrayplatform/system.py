@@ -79,15 +79,17 @@ def _gpus() -> tuple[Gpu, ...]:
 
     try:
         pynvml.nvmlInit()
+        return tuple(_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
     except pynvml.NVMLError:
+        # No driver, no GPU, or one that does not tell its figures.
         return ()
-    found = []
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        device = pynvml.nvmlDeviceGetHandleByIndex(index)
-        memory = pynvml.nvmlDeviceGetMemoryInfo(device)
-        used = pynvml.nvmlDeviceGetUtilizationRates(device).gpu
-        found.append(Gpu(str(pynvml.nvmlDeviceGetName(device)), int(used), int(memory.used), int(memory.total)))
-    return tuple(found)
+
+
+def _gpu(pynvml: Any, index: int) -> Gpu:
+    device = pynvml.nvmlDeviceGetHandleByIndex(index)
+    memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+    used = pynvml.nvmlDeviceGetUtilizationRates(device).gpu
+    return Gpu(str(pynvml.nvmlDeviceGetName(device)), int(used), int(memory.used), int(memory.total))
 
 
 def _existing(path: Path) -> Path:

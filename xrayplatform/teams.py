@@ -43,6 +43,7 @@ ROLES: dict[str, list[str]] = {
         "xrayplatform.change_team",
         "xrayplatform.delete_team",
         "xrayplatform.change_condition",
+        "datasets.change_dataset",
         "auth.view_group",
         "auth.view_user",
         "auth.add_user",
@@ -67,22 +68,24 @@ class Team(models.Model):
         return self.name
 
 
+def visible(queryset: models.QuerySet, team_path: str, user: Any) -> models.QuerySet:
+    """What has no team, and what belongs to a team of `user`. A superuser sees everything, a visitor nothing."""
+    if not user.is_authenticated:
+        return queryset.none()
+    if user.is_superuser:
+        return queryset
+    # A subquery instead of a join: a user in two teams must not see a row twice.
+    teams = Team.objects.filter(members=user).values("pk")
+    return queryset.filter(models.Q(**{f"{team_path}__isnull": True}) | models.Q(**{f"{team_path}__in": teams}))
+
+
 class TeamScopedQuerySet(models.QuerySet):
     """Rows that belong, through `team_path`, to one team or to none."""
 
     team_path = "team"
 
     def visible_to(self, user: Any) -> "TeamScopedQuerySet":
-        """What has no team, and what belongs to a team of `user`. A superuser sees everything, a visitor nothing."""
-        if not user.is_authenticated:
-            return self.none()
-        if user.is_superuser:
-            return self
-        # A subquery instead of a join: a user in two teams must not see a row twice.
-        teams = Team.objects.filter(members=user).values("pk")
-        return self.filter(
-            models.Q(**{f"{self.team_path}__isnull": True}) | models.Q(**{f"{self.team_path}__in": teams})
-        )
+        return visible(self, self.team_path, user)
 
 
 def sync_roles() -> None:

@@ -111,7 +111,8 @@ def token_revoke(request: HttpRequest, token_key: str) -> HttpResponse:
 @require_GET
 def health(request: HttpRequest) -> JsonResponse:
     """For load balancers: 200 when the database answers."""
-    connection.ensure_connection()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
     return JsonResponse({"status": "ok"})
 
 
@@ -134,7 +135,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    detail = "The platform made a mistake. Nothing was changed. Tell an administrator when it happened."
+    detail = "The platform made a mistake. Tell an administrator when it happened and what you were doing."
     if request.path.startswith("/api/"):
         return http.problem_response(500, detail)
     return render(request, "error.html", {"title": "Something went wrong", "detail": detail}, status=500)

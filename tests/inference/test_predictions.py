@@ -1,6 +1,8 @@
 """X-ray Analysis with a model that really answers: by page, API and command, over activations and failures."""
 
 import json
+import os
+import shutil
 from io import StringIO
 from uuid import uuid4
 
@@ -14,6 +16,7 @@ from datasets import imaging
 from inference import models
 from inference.engine import Engine
 from inference.models import Prediction
+from registry.models import ActivationError, Deployment
 from tests.datasets.files import dicom, encode
 from tests.factories import ConditionFactory, PredictionFactory
 from tests.inference.versions import bright_probability, make_version
@@ -238,21 +241,25 @@ def test_a_new_version_whose_files_were_spoilt_after_its_activation_leaves_the_o
     assert "chest v1 answered: the version in service could not be loaded." in page
 
 
-def test_a_graph_that_computes_something_else_than_when_it_was_saved_never_answers(chest, send, alice):
+def test_a_graph_that_computes_something_else_than_when_it_was_saved_is_not_put_in_service(chest, alice):
     lying = make_version(chest, golden={"seed": 7, "count": 2, "outputs": [[0.1, 0.9], [0.1, 0.9]]})
-    lying.activate(by=alice)
+    with pytest.raises(ActivationError, match="does not compute here what it computed"):
+        lying.activate(by=alice)
+    assert not Deployment.objects.filter(active__isnull=False).exists()
+
+
+def test_a_version_without_a_graph_is_not_put_in_service(chest, alice):
+    with pytest.raises(ActivationError, match="holds no OpenVINO graph"):
+        make_version(chest, graph=False).activate(by=alice)
+
+
+def test_a_version_whose_files_are_lost_after_its_activation_answers_503(chest, version, send):
+    shutil.rmtree(version.folder)
     for url in (PAGE, API):
         response = send(png(BRIGHT), url=url)
         assert response.status_code == 503
-        assert "does not compute here what it computed" in text(response)
+        assert "not where they should be" in text(response)
     assert not Prediction.objects.exists()
-
-
-def test_a_version_without_a_graph_never_answers(chest, send, alice):
-    make_version(chest, graph=False).activate(by=alice)
-    response = send(png(BRIGHT), url=API)
-    assert response.status_code == 503
-    assert "holds no OpenVINO graph" in response.json()["detail"]
 
 
 # -- Reading predictions
@@ -350,3 +357,20 @@ def test_the_command_evaluate_refuses_a_folder_without_class_folders(version, tm
         run("evaluate", "chest", 1, tmp_path / "empty")
     with pytest.raises(CommandError, match="is not a folder"):
         run("evaluate", "chest", 1, tmp_path / "nowhere")
+
+
+def test_the_command_refuses_a_pipe_instead_of_waiting_for_ever(version, tmp_path):
+    pipe = tmp_path / "film.dcm"
+    os.mkfifo(pipe)
+    out = StringIO()
+    with pytest.raises(SystemExit):
+        call_command("predict", "chest", str(pipe), json=True, stdout=out)
+    assert "not a regular file" in json.loads(out.getvalue())["predictions"][0]["error"]
+
+
+def test_a_user_named_on_the_command_line_needs_the_right(version, alice, auditor, tmp_path):
+    (tmp_path / "film.png").write_bytes(png(BRIGHT))
+    with pytest.raises(CommandError, match="no role that allows this"):
+        call_command("predict", "chest", str(tmp_path / "film.png"), user="otto")
+    call_command("predict", "chest", str(tmp_path / "film.png"), user="alice", stdout=StringIO())
+    assert Prediction.objects.get().created_by == alice

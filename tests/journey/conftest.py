@@ -1,5 +1,6 @@
 """A platform of its own for each journey, and a browser to go through it with."""
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -14,7 +15,8 @@ from tests.journey.instance import Instance
 CHROMIUM = "/usr/bin/chromium"
 
 
-def own_database(folder: Path) -> Iterator[str]:
+@contextlib.contextmanager
+def own_database() -> Iterator[str]:
     """The DATABASE_URL of a fresh database on the server under test; "" for SQLite in the instance's folder."""
     url = os.environ.get("DATABASE_URL", "")
     if not url.startswith("postgres"):
@@ -32,12 +34,20 @@ def own_database(folder: Path) -> Iterator[str]:
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[Instance]:
-    databases = own_database(tmp_path)
-    platform = Instance(tmp_path / "platform", next(databases))
+    with own_database() as database_url:
+        platform = Instance(tmp_path / "platform", database_url)
+        platform.set_up()
+        yield platform
+        platform.stop()
+
+
+@pytest.fixture
+def production(tmp_path: Path) -> Iterator[Instance]:
+    """Without DEBUG: hashed static files, the platform's own error pages."""
+    platform = Instance(tmp_path / "production", debug=False)
     platform.set_up()
     yield platform
     platform.stop()
-    next(databases, None)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ class Instance:
     dataset_root: Path | None = None
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     port: int = 0
+    debug: bool = True
 
     def __post_init__(self) -> None:
         self.datasets = self.dataset_root or self.folder / "Dataset"
@@ -41,8 +42,9 @@ class Instance:
             "MODEL_ROOT": str(self.models),
             "MIN_FREE_DISK_GB": "0.1",
             "LOG_LEVEL": "WARNING",
-            # Static files are served by Django itself; what collectstatic writes belongs to the checkout.
-            "DEBUG": "True",
+            # With DEBUG, static files need no collectstatic; without, the platform runs as a hospital runs it.
+            "DEBUG": str(self.debug),
+            "STATIC_ROOT": str(self.folder / "static"),
         }
 
     @property
@@ -68,6 +70,8 @@ class Instance:
     def set_up(self) -> None:
         self.manage("migrate", "--noinput", "--verbosity", "0")
         self.manage("init_platform")
+        if not self.debug:
+            self.manage("collectstatic", "--noinput", "--verbosity", "0")
 
     def add_user(self, name: str, *roles: str, superuser: bool = False) -> None:
         create = "create_superuser" if superuser else "create_user"

@@ -39,6 +39,20 @@ def log_in(page: Any, instance: Instance, name: str) -> None:
     page.wait_for_url(f"{instance.url}/")
 
 
+def test_error_pages_without_debug_are_our_own(production: Instance, page: Any) -> None:
+    production.add_user("bob", "clinician")
+    production.start(worker=False, trainer=False)
+    log_in(page, production, "bob")
+    accessible(page)
+    for path, words in (("/models/99/", "Not found"), ("/training/new/", "Not allowed"), ("/models/?q=%00", "address")):
+        response = page.request.get(production.url + path)
+        assert response.status in (400, 403, 404)
+        assert words in response.text()
+    assert page.request.get(f"{production.url}/api/docs/").ok
+    page.goto(f"{production.url}/guide/")
+    accessible(page)
+
+
 def test_from_scan_to_prediction(instance: Instance, page: Any) -> None:
     instance.manage("make_samples", "--per-class", "16")
     instance.add_user("alice", "clinician", "data scientist", "model manager")

@@ -52,24 +52,6 @@ def test_the_main_job_on_real_radiographs(on_real_images: Instance, real_images:
     assert "pixel" in answers[1]["error"]
 
 
-def test_every_architecture_trains_registers_and_answers(instance: Instance) -> None:
-    instance.manage("make_samples", "--per-class", "10")
-    instance.manage("scan_dataset")
-    name = "CHEST/synthetic_chest_pneumonia"
-    instance.manage("prepare_dataset", name, "--image-size", "64")
-    condition = instance.command("scan_dataset")["datasets"][1]["condition"]
-    image = next((instance.datasets / name / "test/NORMAL").iterdir())
-    architectures = ["EfficientNetB0", "ResNet50", "DenseNet121", "VGG16", "Custom_CNN"]
-    for number, architecture in enumerate(architectures, 1):
-        options = ["--architecture", architecture, "--epochs", 1, "--batch-size", 2, "--wait"]
-        trained = instance.command("train", name, *options)
-        assert (trained["state"], trained["version"]) == ("succeeded", number), trained
-        instance.manage("activate", condition, number)
-        answer = instance.command("predict", condition, image)["predictions"][0]
-        assert answer["version"] == number
-        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-6)
-
-
 def test_failures_are_json_with_a_reason_and_a_status(instance: Instance) -> None:
     for arguments in (
         ["prepare_dataset", "CHEST/none"],

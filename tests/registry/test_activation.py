@@ -22,7 +22,7 @@ def chest(team):
 
 @pytest.fixture
 def versions(chest):
-    return [make_version(chest, graph=False, threshold=threshold) for threshold in (0.4, 0.6)]
+    return [make_version(chest, threshold=threshold) for threshold in (0.4, 0.6)]
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_activating_what_is_in_service_already_changes_nothing(chest, served, al
 
 def test_each_condition_has_its_own_version_in_service(chest, served, alice):
     knee = ConditionFactory(slug="knee")
-    make_version(knee, graph=False).activate(by=alice)
+    make_version(knee).activate(by=alice)
     assert in_service(chest) == in_service(knee) == (1, 1)
 
 
@@ -183,9 +183,11 @@ def test_the_command_activates_and_prints_one_json_object(chest, served):
     assert AuditEntry.objects.filter(action="version.activate").first().channel == "command"
 
 
-def test_the_command_acts_as_the_user_it_is_told(served, bob):
-    call_command("activate", "chest", "2", user="bob", stdout=StringIO())
-    assert Activation.objects.first().by == bob
+def test_the_command_acts_as_the_user_it_is_told(served, alice, bob):
+    call_command("activate", "chest", "2", user="alice", stdout=StringIO())
+    assert Activation.objects.first().by == alice
+    with pytest.raises(CommandError, match="bob has no role that allows this"):
+        call_command("activate", "chest", "1", user="bob", stdout=StringIO())
     with pytest.raises(CommandError, match="There is no active user nobody"):
         call_command("activate", "chest", "1", user="nobody", stdout=StringIO())
 

@@ -95,17 +95,15 @@ def test_without_a_worker_the_command_does_the_work_itself(world, monkeypatch):
         def __init__(self, target, args, daemon):
             self.start = lambda: target(*args)
 
-    def train(run_id, attempt):
-        run = TrainingRun.objects.get(pk=run_id)
-        assert run.claim(attempt)
+    def train_here(run):
+        assert run.claim(run.attempt)
         run.succeed("done here")
-        done.append(run_id)
+        done.append(run.pk)
 
-    monkeypatch.setattr(command, "WORKER_TAKES_WITHIN_SECONDS", 0)
     monkeypatch.setattr(command, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(command, "threading", SimpleNamespace(Thread=InThisThread))
     monkeypatch.setattr(command, "connection", SimpleNamespace(close=lambda: None))
-    monkeypatch.setattr(command, "train", train)
+    monkeypatch.setattr(command, "train_here", train_here)
     out, err = start(world.dataset.name, wait=True, json=True)
     answer = json.loads(out)
     assert (done, answer["state"]) == ([answer["run"]], "succeeded")

@@ -7,7 +7,7 @@ from django.contrib.auth.models import Group
 from django.urls import reverse
 from knox.models import AuthToken
 
-from tests.factories import UserFactory
+from tests.factories import ConditionFactory, UserFactory
 from xrayplatform import audit
 from xrayplatform.audit import AuditEntry
 from xrayplatform.system import WorkerSign
@@ -161,3 +161,24 @@ def test_an_administrator_revokes_a_token(client, administrator, alice):
     assert client.post(url, {"post": "yes"}).status_code == 302
     assert not AuthToken.objects.exists()
     assert AuditEntry.objects.filter(action="authtoken.delete", actor=administrator).exists()
+
+
+def test_an_administrator_sees_and_edits_what_the_own_teams_may_see_only(rows, world, administrator, client):
+    client.force_login(administrator)
+    hidden = [world.dataset, world.preparation, world.run, world.version, world.prediction, world.image, world.metric]
+    for obj in hidden:
+        assert client.get(change_url(obj)).status_code == 302
+    world.team.members.add(administrator)
+    for obj in hidden:
+        assert client.get(change_url(obj)).status_code == 200
+    assert AuditEntry.objects.filter(action="prediction.view", actor=administrator).exists()
+
+
+def test_an_administrator_points_a_dataset_at_another_condition(world, administrator, client):
+    world.team.members.add(administrator)
+    other = ConditionFactory(team=world.team)
+    client.force_login(administrator)
+    client.post(change_url(world.dataset), {"condition": other.pk})
+    world.dataset.refresh_from_db()
+    assert world.dataset.condition == other
+    assert AuditEntry.objects.filter(action="dataset.change", actor=administrator).exists()

@@ -287,3 +287,29 @@ def test_a_renewal_between_the_look_and_the_reaping_saves_the_job(claimed, monke
     monkeypatch.setattr(jobs.uuid, "uuid4", renew_first)
     assert jobs.reap() == 0
     assert fresh(claimed).state == "running"
+
+
+# -- A site without workers
+
+
+def test_an_interrupted_job_ends_and_does_not_block_the_next(job):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        job.run(1, interrupted)
+    assert fresh(job).state == "failed"
+    assert "interrupted" in fresh(job).error
+
+
+def test_a_new_job_first_ends_those_whose_process_is_gone(settings):
+    dead = ScanFactory(root=str(settings.DATASET_ROOT))
+    assert dead.claim(1)
+    expire(dead)
+    assert Scan.create(None).state == "queued"
+    assert "worker died" in fresh(dead).error
+
+
+def test_the_queue_may_take_longer_over_a_job_than_over_a_small_task():
+    ScanFactory().enqueue()
+    assert OrmQ.objects.get().task["timeout"] == 86_400

@@ -4,7 +4,7 @@ import pytest
 from django.test import RequestFactory
 from django.urls import reverse
 
-from xrayplatform.http import UploadLimitMiddleware
+from xrayplatform.http import RequestLimitMiddleware
 
 
 class Unreadable:
@@ -17,7 +17,7 @@ def send(path, length, settings):
     request = RequestFactory().post(path)
     request.META["CONTENT_LENGTH"] = str(length)
     request._stream = Unreadable()
-    return UploadLimitMiddleware(lambda request: "passed on")(request)
+    return RequestLimitMiddleware(lambda request: "passed on")(request)
 
 
 def test_a_page_says_what_the_limit_is(settings):

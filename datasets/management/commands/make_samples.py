@@ -5,6 +5,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
+from django.core.management.base import CommandError
 
 from datasets.phantoms import make_samples
 from xrayplatform.commands import PlatformCommand
@@ -18,6 +19,8 @@ class Command(PlatformCommand):
         parser.add_argument("--per-class", type=int, default=80, help="images per class")
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
+        if options["per_class"] < 10:
+            raise CommandError("A class needs at least 10 images to be trained on: --per-class 10 or more.")
         start = time.monotonic()
         folders = make_samples(settings.DATASET_ROOT, per_class=options["per_class"])
         names = [folder.relative_to(settings.DATASET_ROOT).as_posix() for folder in folders]

@@ -6,20 +6,21 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from datasets.models import Dataset, Preparation
+from datasets.models import IMAGE_SIZES, Dataset, Preparation
 from datasets.tasks import run_preparation
 from xrayplatform.commands import PlatformCommand
 from xrayplatform.jobs import JobError
 
 
 class Command(PlatformCommand):
+    permission = "datasets.prepare_dataset"
     help = "Prepare a scanned dataset for training."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("name", help="the dataset's path below DATASET_ROOT")
         parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same split")
-        parser.add_argument("--image-size", type=int, default=224, choices=(64, 128, 224, 299))
+        parser.add_argument("--image-size", type=int, default=224, choices=IMAGE_SIZES)
         parser.add_argument("--fit", default="auto", choices=Preparation.Fit.values, help="how images become square")
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:

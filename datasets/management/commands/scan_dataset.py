@@ -12,12 +12,14 @@ from xrayplatform.jobs import JobError
 
 
 class Command(PlatformCommand):
+    permission = "datasets.scan_dataset"
     help = "Scan DATASET_ROOT for datasets."
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
         start = time.monotonic()
         try:
-            job = Scan.create(self.actor(options))
+            # A scan that waits for a worker is done here: on a site without one it would wait for ever.
+            job = Scan.waiting() or Scan.create(self.actor(options))
         except JobError as error:
             raise CommandError(f"{error} {error.hint}") from error
         job.listener = self.tell_progress

@@ -20,6 +20,7 @@ BATCH = 16
 
 
 class Command(PlatformCommand):
+    permission = "registry.view_modelversion"
     help = "Evaluate a model version on a folder with one subfolder a class."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

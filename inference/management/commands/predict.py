@@ -1,4 +1,7 @@
-"""`manage.py predict CONDITION FILE...`: analyse radiographs with the version in service, as X-ray Analysis does."""
+"""`manage.py predict CONDITION FILE...`: analyse radiographs with the version in service, as X-ray Analysis does.
+
+Each file has its own `error`; the exit status is 1 when not one of them could be analysed.
+"""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -6,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from datasets.imaging import ImageError
+from datasets.imaging import ImageError, read_bytes
 from inference.engine import EngineError
 from inference.models import NoActiveModel, Prediction, model_in_service
 from xrayplatform.commands import PlatformCommand
@@ -14,6 +17,7 @@ from xrayplatform.conditions import Condition
 
 
 class Command(PlatformCommand):
+    permission = "inference.add_prediction"
     help = "Analyse radiographs with the model in service for a condition."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -47,9 +51,7 @@ class Command(PlatformCommand):
 def _predict(condition: Condition, path: Path, actor: Any) -> dict[str, Any]:
     answer: dict[str, Any] = {"file": str(path), "version": None, "probabilities": None, "decision": None}
     try:
-        prediction = Prediction.objects.analyse(condition, path.read_bytes(), by=actor).prediction
-    except OSError as error:
-        return answer | {"error": f"The file cannot be read: {error.strerror}."}
+        prediction = Prediction.objects.analyse(condition, read_bytes(path), by=actor).prediction
     except (ImageError, EngineError) as error:
         return answer | {"error": str(error)}
     return answer | {

@@ -10,6 +10,7 @@ from xrayplatform.commands import PlatformCommand
 
 
 class Command(PlatformCommand):
+    permission = "registry.activate_modelversion"
     help = "Put a model version in service for its condition."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -19,6 +20,8 @@ class Command(PlatformCommand):
         parser.add_argument("--reason", default="", help="kept in the history")
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
+        if len(options["reason"]) > 500:
+            raise CommandError("The reason is too long; 500 characters at most.")
         try:
             version = ModelVersion.objects.numbered(options["condition"], options["version"])
             deployment = version.activate(by=self.actor(options), reason=options["reason"])

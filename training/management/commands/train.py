@@ -9,21 +9,21 @@ from django.core.management.base import CommandError
 from django.db import connection, transaction
 
 from datasets.models import Dataset
-from training.configurations import PRESETS, ConfigurationError
+from training.configurations import PRESETS, USER_OPTIONS, ConfigurationError
 from training.ml.architectures import ARCHITECTURES
 from training.models import TrainingRun
-from training.tasks import train
+from training.tasks import train_here
 from xrayplatform.commands import PlatformCommand
-from xrayplatform.jobs import Job, JobError
+from xrayplatform.jobs import Job, JobError, reap
 from xrayplatform.system import queue_is_alive
 
-OPTIONS = ("epochs", "batch_size", "learning_rate", "seed")
 # A training worker that is alive and idle takes a message within its poll of one second.
 WORKER_TAKES_WITHIN_SECONDS = 8.0
 POLL_SECONDS = 0.5
 
 
 class Command(PlatformCommand):
+    permission = "training.add_trainingrun"
     help = "Train a model on a prepared dataset."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -49,7 +49,7 @@ class Command(PlatformCommand):
         return result
 
     def _create(self, options: dict[str, Any]) -> TrainingRun:
-        given = {name: options[name] for name in OPTIONS if options[name] is not None}
+        given = {name: options[name] for name in USER_OPTIONS if options[name] is not None}
         try:
             configuration = PRESETS[options["configuration"]].configuration.with_options(**given)
             with transaction.atomic():
@@ -72,11 +72,12 @@ class Command(PlatformCommand):
         waiting_since = time.monotonic()
         told = ""
         while run.is_active:
+            reap()
             patience = WORKER_TAKES_WITHIN_SECONDS if queue_is_alive(run.cluster) else 0
             idle_too_long = time.monotonic() - waiting_since > patience
             if run.state == Job.State.QUEUED and idle_too_long and not _worker_is_busy():
                 self.tell("No training worker took the run; running it here.")
-                threading.Thread(target=_train_here, args=[run.pk, run.attempt], daemon=True).start()
+                threading.Thread(target=_train_here, args=[run.pk], daemon=True).start()
                 waiting_since = float("inf")
             time.sleep(POLL_SECONDS)
             run.refresh_from_db()
@@ -96,16 +97,16 @@ class Command(PlatformCommand):
             self.stderr.write(f"{result['error']} {result['hint']}")
 
 
-def _train_here(run_id: int, attempt: int) -> None:
-    """Do the worker's work beside the progress report; if a worker claims the run first this does nothing."""
+def _train_here(run_id: int) -> None:
+    """Beside the progress report; if a worker claims the run first this does nothing."""
     try:
-        train(run_id, attempt)
+        train_here(TrainingRun.objects.select_related("preparation__dataset").get(pk=run_id))
     finally:
         connection.close()
 
 
 def _worker_is_busy() -> bool:
-    return TrainingRun.objects.filter(state=Job.State.RUNNING).exists()
+    return TrainingRun.objects.alive().exists()
 
 
 def run_json(run: TrainingRun) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`manage.py train_run ID`: the training process that the supervisor starts. It alone imports TensorFlow."""
 
 import os
-import shutil
 import time
 import uuid
 from argparse import ArgumentParser
@@ -13,11 +12,11 @@ from django.db import transaction
 
 from datasets.cache import CacheError, PreparedData, open_cache
 from registry.artifacts import load
-from registry.models import ModelVersion, staging_folder
+from registry.models import ModelVersion
 from training.configurations import Configuration
 from training.ml.architectures import pretrained_weights
 from training.models import EpochMetric, TrainingRun
-from training.supervisor import TOKEN_VARIABLE, die_with_parent, pretrained_folder
+from training.supervisor import PARENT_VARIABLE, TOKEN_VARIABLE, die_with_parent, pretrained_folder
 from xrayplatform import audit
 from xrayplatform.jobs import LeaseLost
 
@@ -34,7 +33,7 @@ class Command(BaseCommand):
         parser.add_argument("run", type=int)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        die_with_parent(os.getppid())
+        die_with_parent(int(os.environ.get(PARENT_VARIABLE, "0")))
         audit.context.set(audit.Context(channel="system"))
         run = _claimed_run(options["run"])
         try:
@@ -74,8 +73,6 @@ def _train(run: TrainingRun, log: Callable[[str], None]) -> None:
         run.end_cancelled()
     except fit.TrainingFailed as error:
         run.fail(str(error), error.hint)
-    finally:
-        shutil.rmtree(run.work_folder, ignore_errors=True)
 
 
 def _open(run: TrainingRun) -> PreparedData:
@@ -145,7 +142,7 @@ def _register(run: TrainingRun, trained: Any, data: PreparedData) -> None:
     from training.ml.export import save_version
 
     run.write(phase="saving", message="Saving the version")
-    staged = staging_folder(f"run-{run.pk}")
+    staged = run.staging_folder
     sha256 = save_version(trained, data, staged)
     manifest = load(staged, sha256).manifest
     preparation = run.preparation

@@ -74,10 +74,11 @@ class Command(BaseCommand):
         call_command("make_samples", stdout=self.stdout)
 
     def _scan(self) -> Any:
-        """The largest dataset there is; scans only when none is known."""
+        """The largest dataset there is; scans only when this folder was not scanned yet."""
         self._step("Scan")
         present = apps.get_model("datasets", "Dataset").objects.filter(state="present")
-        if not present.exists():
+        last = apps.get_model("datasets", "Scan").objects.filter(state="succeeded").first()
+        if last is None or last.root != str(settings.DATASET_ROOT) or not present.exists():
             call_command("scan_dataset", stdout=self.stdout, stderr=self.stderr)
         trainable = [dataset for dataset in present if len(dataset.classes) > 1]
         if not trainable:
