@@ -31,7 +31,7 @@ class PreparedData:
 
     images: uint8 (N, S, S), memory-mapped; divide by 255 for the network's input.
     labels: int64 (N,), index into `classes`. splits: uint8 (N,), index into `SPLITS`.
-    groups: int64 (N,), one number a patient (or the next best key).
+    groups: int64 (N,), one number a patient (or the next best key). ordinal: the classes are grades, in their order.
     """
 
     images: NDArray[np.uint8]
@@ -42,6 +42,7 @@ class PreparedData:
     positive_class: str
     pipeline: dict[str, Any]
     digest: str
+    ordinal: bool = False
 
     @property
     def image_size(self) -> int:
@@ -64,20 +65,60 @@ def write_cache(
     classes: Sequence[str],
     positive_class: str,
     pipeline: dict[str, Any],
+    ordinal: bool = False,
 ) -> str:
     """Write a cache folder and return its digest (hex sha256 over pixels and rows, independent of file layout).
 
     `images` yields uint8 (S, S) arrays in the order of `labels`. The folder appears whole or not at all:
-    everything is written beside it and renamed at the end.
+    everything is written beside it and renamed at the end, or removed when something is raised on the way.
     """
+    rows: dict[str, NDArray[Any]] = {
+        "labels": np.asarray(labels, np.int64),
+        "splits": np.asarray([SPLITS.index(split) for split in splits], np.uint8),
+        "groups": np.asarray(groups, np.int64),
+        "digests": np.asarray(digests, "U64"),
+    }
+    meaning = {
+        "format": FORMAT,
+        "count": len(labels),
+        "image_size": image_size,
+        "classes": list(classes),
+        "positive_class": positive_class,
+        "ordinal": ordinal,
+        "pipeline": pipeline,
+    }
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    count = len(labels)
-    pixels = np.lib.format.open_memmap(
-        part / "images.npy", mode="w+", dtype=np.uint8, shape=(count, image_size, image_size)
-    )
+    try:
+        digest = _write(part, images, rows, meaning)
+        # What stands here is left over from a database that was given up: numbers of preparations are not used twice.
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return digest
+
+
+def _write(
+    part: Path, images: Iterator[NDArray[np.uint8]], rows: dict[str, NDArray[Any]], meaning: dict[str, Any]
+) -> str:
     content = hashlib.sha256()
+    _write_pixels(part / "images.npy", images, meaning["count"], meaning["image_size"], content)
+    for name in sorted(rows):
+        content.update(rows[name].tobytes())
+    content.update(json.dumps(meaning, sort_keys=True).encode())
+    np.savez(part / "rows.npz", **rows)  # type: ignore[arg-type]
+    digest = content.hexdigest()
+    (part / "cache.json").write_text(json.dumps(meaning | {"digest": digest}, indent=1))
+    _sync(part)
+    return digest
+
+
+def _write_pixels(path: Path, images: Iterator[NDArray[np.uint8]], count: int, size: int, content: Any) -> None:
+    """Write the images one by one, feeding them to the hash `content` as well."""
+    pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size))
     written = 0
     for image in images:
         if written == count:
@@ -88,32 +129,6 @@ def write_cache(
     if written != count:
         raise CacheError(f"Expected {count} images for the cache, received {written}.")
     pixels.flush()
-    del pixels
-    rows: dict[str, NDArray[Any]] = {
-        "labels": np.asarray(labels, np.int64),
-        "splits": np.asarray([SPLITS.index(split) for split in splits], np.uint8),
-        "groups": np.asarray(groups, np.int64),
-        "digests": np.asarray(digests, "U64"),
-    }
-    for name in sorted(rows):
-        content.update(rows[name].tobytes())
-    meaning = {
-        "format": FORMAT,
-        "count": count,
-        "image_size": image_size,
-        "classes": list(classes),
-        "positive_class": positive_class,
-        "pipeline": pipeline,
-    }
-    content.update(json.dumps(meaning, sort_keys=True).encode())
-    np.savez(part / "rows.npz", **rows)  # type: ignore[arg-type]
-    meaning["digest"] = content.hexdigest()
-    (part / "cache.json").write_text(json.dumps(meaning, indent=1))
-    _sync(part)
-    # What stands here is left over from a database that was given up: numbers of preparations are not used twice.
-    shutil.rmtree(folder, ignore_errors=True)
-    part.replace(folder)
-    return str(meaning["digest"])
 
 
 def open_cache(folder: Path) -> PreparedData:
@@ -125,7 +140,7 @@ def open_cache(folder: Path) -> PreparedData:
             labels, splits, groups = rows["labels"], rows["splits"], rows["groups"]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise CacheError(
-            f"The prepared data in {folder.name} cannot be read ({error}); prepare the dataset again."
+            f"The prepared data in {folder.name} cannot be read ({_reason(error)}); prepare the dataset again."
         ) from error
     if meaning.get("format") != FORMAT:
         raise CacheError(f"The prepared data in {folder.name} has an unknown format; prepare the dataset again.")
@@ -140,7 +155,14 @@ def open_cache(folder: Path) -> PreparedData:
         positive_class=meaning["positive_class"],
         pipeline=meaning["pipeline"],
         digest=meaning["digest"],
+        # Caches from before this was stored lack it.
+        ordinal=meaning.get("ordinal", False),
     )
+
+
+def _reason(error: Exception) -> str:
+    """Without the path, which an OSError names in full."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _sync(folder: Path) -> None:

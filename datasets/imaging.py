@@ -82,10 +82,27 @@ class Radiograph:
 
 def read(source: Path | bytes) -> Radiograph:
     """Decode a radiograph from a path or from the bytes of a file. Raises ImageError."""
-    data = source if isinstance(source, bytes) else _file_bytes(source)
+    data = source if isinstance(source, bytes) else read_bytes(source)
     if _format(data) == "DICOM":
         return _read_dicom(data)
     return _read_picture(data)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file of at most MAX_FILE_BYTES; its format is not looked at.
+
+    Raises ImageError for anything else: a folder, a device, a file that is too large or cannot be opened. A named
+    pipe is refused too, at once, because the file is opened without blocking.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return _regular_bytes(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ImageError("unreadable", f"The file cannot be opened: {reason}.") from error
 
 
 def to_model_input(pixels: Floats, size: int, fit: str = "pad") -> NDArray[np.uint8]:
@@ -148,19 +165,6 @@ FOREIGN: Final = (
     (b"#!", "a script"),
 )
 MARKUP: Final = ((b"<svg", "an SVG drawing"), (b"<!doctype html", "a web page"), (b"<html", "a web page"))
-
-
-def _file_bytes(path: Path) -> bytes:
-    """Read a regular file whole. Not blocking on open, so that a named pipe cannot hang the reader."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            return _regular_bytes(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ImageError("unreadable", f"The file cannot be opened: {reason}.") from error
 
 
 def _regular_bytes(descriptor: int) -> bytes:

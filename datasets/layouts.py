@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -24,6 +24,10 @@ MAX_CLASSES: Final = 100
 MAX_CSV_BYTES: Final = 64 * 1024**2
 # Beyond this many problems of one kind only their number is told.
 MAX_LISTED: Final = 500
+# Characters of a name that the tables hold; what is longer is left out and reported.
+MAX_DATASET_NAME: Final = 400
+MAX_CLASS_NAME: Final = 200
+MAX_IMAGE_PATH: Final = 700
 
 LABELS: Final = {
     "class-folders": "Class folders",
@@ -56,6 +60,12 @@ NEGATIVE_WORDS: Final = frozenset(
         "absent",
         "0",
     }
+)
+# Folders of one patient, as some archives have them inside a class folder. Where a patient's folder and a study's lie
+# inside each other the patient's tells more, whichever is outside.
+PATIENT_FOLDERS: Final = (
+    re.compile(r"(?:patient|pat|subject|subj)[-_ ]?\d\w*"),
+    re.compile(r"(?:case|study|series)[-_ ]?\d\w*"),
 )
 BODY_PARTS: Final = frozenset(
     {"abdomen", "ankle", "arm", "breast", "chest", "elbow", "finger", "foot", "forearm", "hand", "head", "hip"}
@@ -118,7 +128,8 @@ class Candidate:
     """A file that should be a radiograph of a dataset; not opened yet.
 
     relative: POSIX path below the dataset. source_split: "train", "validation", "test" or "" where the folders do
-    not say. patient: value of the CSV file's patient column; identifies a person, so hash it before storing it.
+    not say. patient: value of the CSV file's patient column, else the name of a patient's folder; identifies a person,
+    so hash it before storing it. patient_source: "csv", "folder" or "" without a patient.
     """
 
     path: Path
@@ -126,6 +137,7 @@ class Candidate:
     class_name: str
     source_split: str = ""
     patient: str | None = None
+    patient_source: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,6 +163,11 @@ class FoundDataset:
     @property
     def label(self) -> str:
         return LABELS[self.layout]
+
+    @property
+    def file_count(self) -> int:
+        """Image files that were there when the dataset was found; `files` yields fewer where a CSV file lacks rows."""
+        return sum(source.count for source in self._sources)
 
     def files(self) -> Iterator[Candidate]:
         """The files of the dataset, one by one, in the order of the file system."""
@@ -185,6 +202,18 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 def printable(text: str) -> str:
     """The text with control, bidirectional and undecodable characters spelt out, safe to show and to store."""
     return "".join(char if _harmless(char) else f"\\u{ord(char):04x}" for char in text)
+
+
+def shortened(text: str) -> str:
+    """A printable text of at most 120 characters, for names that are too long to be used."""
+    shown = printable(text)
+    return shown if len(shown) <= 120 else f"{shown[:80]}…{shown[-39:]}"
+
+
+def patient_folder(folders: Sequence[str]) -> str | None:
+    """The name, in lower case, of the folder of one patient (or of one study) among the folders above an image."""
+    names = [name.casefold() for name in folders]
+    return next((name for pattern in PATIENT_FOLDERS for name in names if pattern.fullmatch(name)), None)
 
 
 @functools.cache
@@ -276,14 +305,9 @@ def _split_of(name: str) -> str:
     return SPLIT_WORDS.get(_plain(name), "")
 
 
-def _patient_of(name: str) -> str | None:
-    """A folder of one patient inside a class folder, as some archives have it."""
-    return name if re.fullmatch(r"(patient|subject|case|study|pat|series)[-_ ]?\d\w*", name.casefold()) else None
-
-
 def _transparent(folder: _Folder) -> bool:
     """A folder that divides a class without being one."""
-    return bool(_split_of(folder.name) or _patient_of(folder.name))
+    return bool(_split_of(folder.name) or patient_folder([folder.name]))
 
 
 def _is_class(folder: _Folder) -> bool:
@@ -307,18 +331,21 @@ def _split_folders(folder: _Folder) -> list[_Folder]:
 
 @dataclass(frozen=True)
 class _Source:
-    """A folder whose images share a class ("" when a CSV file tells it) and a split."""
+    """A folder whose images share a class ("" when a CSV file tells it) and a split. count: how many there are."""
 
     path: Path
     class_name: str
+    count: int
     split: str = ""
     deep: bool = True
 
     def walk(self, base: Path) -> Iterator[Candidate]:
         below = self.path.relative_to(base).as_posix()
-        yield from self._walk(self.path, "" if below == "." else f"{below}/", self.split, None)
+        yield from self._walk(self.path, "" if below == "." else f"{below}/", self.split)
 
-    def _walk(self, folder: Path, below: str, split: str, patient: str | None) -> Iterator[Candidate]:
+    def _walk(self, folder: Path, below: str, split: str) -> Iterator[Candidate]:
+        patient = patient_folder(below.split("/"))
+        source = "folder" if patient else ""
         try:
             for entry in _entries(folder):
                 name = entry.name
@@ -326,16 +353,17 @@ class _Source:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     if self.deep:
-                        inner = patient or _patient_of(name)
-                        yield from self._walk(folder / name, f"{below}{name}/", split or _split_of(name), inner)
+                        yield from self._walk(folder / name, f"{below}{name}/", split or _split_of(name))
                 elif _is_image(name):
-                    yield Candidate(folder / name, below + name, self.class_name, split, patient)
+                    yield Candidate(folder / name, below + name, self.class_name, split, patient, source)
         except OSError:
             return  # told by the survey
 
 
 def _datasets(folder: _Folder, root: Path) -> Iterator[FoundDataset]:
     """The dataset that this folder is, then those in the folders that are not part of it."""
+    if _name_too_long(folder, root):
+        return
     found = _images_csv(folder, root) or _split_layout(folder, root) or _class_layout(folder, root)
     used = {source.path for source in found._sources} if found else set()
     if found:
@@ -354,7 +382,7 @@ def _class_layout(folder: _Folder, root: Path) -> FoundDataset | None:
         return None
     names = ", ".join(child.name for child in classes)
     because = f"found because the folder holds {_count(len(classes), 'class folder')}: {names}"
-    sources = [_Source(child.path, child.name) for child in classes]
+    sources = [_Source(child.path, child.name, child.total()) for child in classes]
     empty = [child for child in folder.folders if not child.total()]
     return _build(folder, root, "class-folders", because, sources, [*classes, *empty])
 
@@ -370,7 +398,7 @@ def _split_layout(folder: _Folder, root: Path) -> FoundDataset | None:
             parts.append(child)
             if child.total():
                 name = spelling.setdefault(child.name.casefold(), child.name)
-                sources.append(_Source(child.path, name, _split_of(split.name)))
+                sources.append(_Source(child.path, name, child.total(), _split_of(split.name)))
     words = " and ".join(f"{split.name}/" for split in splits)
     holds = "holds" if len(splits) == 1 else "hold"
     because = f"found because {words} {holds} the class folders {', '.join(sorted(spelling.values(), key=natural_key))}"
@@ -403,10 +431,11 @@ def _with_table(folder: _Folder, images: _Folder, root: Path, tables: list[Path]
         return None
     table, problems = _choose_table(tables, [child.name for child in classes], folder.path)
     if classes:
-        sources = [_Source(child.path, child.name) for child in classes]
+        sources = [_Source(child.path, child.name, child.total()) for child in classes]
         parts = list(images.folders)
     elif table and table.classes:
-        sources, parts = [_Source(images.path, "", deep=images is not folder)], [images]
+        deep = images is not folder
+        sources, parts = [_Source(images.path, "", images.total() if deep else images.images, deep=deep)], [images]
     else:
         return None
     where = f"{images.name}/" if images is not folder else "the folder"
@@ -428,10 +457,17 @@ def _build(
     table: "_Table | None" = None,
     images: _Folder | None = None,
 ) -> FoundDataset:
-    names = {source.class_name for source in sources} - {""} or set(table.classes if table else ())
+    usable = [source for source in sources if len(source.class_name) <= MAX_CLASS_NAME]
+    names = {source.class_name for source in usable} - {""} or set(table.classes if table else ())
     classes = tuple(sorted(names, key=natural_key))
     name = folder.path.relative_to(root).as_posix()
-    told = [*problems, *_content_problems(folder, parts, images), *_class_problems(classes)]
+    long = [source for source in sources if source not in usable]
+    told = [
+        *problems,
+        *(_long_class_folder(source, folder) for source in long),
+        *_content_problems(folder, parts, images),
+        *_class_problems(classes),
+    ]
     return FoundDataset(
         name=name,
         path=folder.path,
@@ -443,8 +479,17 @@ def _build(
         body_part=_body_part(folder.path.relative_to(root).parts),
         synthetic=_is_synthetic(folder.path, root),
         problems=tuple(told),
-        _sources=tuple(sources),
+        _sources=tuple(usable),
         _table=table,
+    )
+
+
+def _long_class_folder(source: _Source, folder: _Folder) -> Problem:
+    return Problem(
+        shortened(source.path.relative_to(folder.path).as_posix()),
+        f"The name of this class folder has {len(source.class_name)} characters, at most {MAX_CLASS_NAME} can be used; "
+        f"its {_count(source.count, 'image')} left out. Rename the folder.",
+        "name-too-long",
     )
 
 
@@ -514,14 +559,25 @@ def _folder_problems(folder: _Folder, datasets: set[Path], root: Path) -> Iterat
         yield from _folder_problems(child, datasets, root)
 
 
+def _name_too_long(folder: _Folder, root: Path) -> bool:
+    return len(folder.path.relative_to(root).as_posix()) > MAX_DATASET_NAME
+
+
 def _holds(folder: _Folder, datasets: set[Path]) -> bool:
     return any(path.is_relative_to(folder.path) for path in datasets)
 
 
 def _unused(folder: _Folder, datasets: set[Path], root: Path) -> Iterator[Problem]:
-    name = printable(folder.path.relative_to(root).as_posix())
+    name = shortened(folder.path.relative_to(root).as_posix())
     holds = _holds(folder, datasets)
-    if folder.images:
+    if any(_name_too_long(below, root) and below.images for below in folder.below()) and not holds:
+        yield Problem(
+            name,
+            f"The path to the images below this folder has more than {MAX_DATASET_NAME} characters; they are left out. "
+            "Shorten the names of the folders.",
+            "name-too-long",
+        )
+    elif folder.images:
         yield Problem(
             name,
             f"{_count(folder.images, 'image')} lie here without class folders. Sort them into one folder for each "
@@ -607,8 +663,9 @@ class _Table:
         label = candidate.class_name or row.label
         if not label:
             return None
-        patient = row.patient or candidate.patient
-        return Candidate(candidate.path, candidate.relative, label, candidate.source_split, patient)
+        if row.patient:
+            return replace(candidate, class_name=label, patient=row.patient, patient_source="csv")
+        return replace(candidate, class_name=label)
 
     def find(self, relative: str) -> _Row | None:
         parts = _file_key(relative).split("/")
@@ -666,7 +723,10 @@ def _read_table(path: Path, classes: Sequence[str]) -> _Table:
     patient_column = _first_column(columns, PATIENT_COLUMNS)
     if patient_column is not None:
         description += f", patients from the column {header[patient_column]}"
-    table = _Table(path, {}, known, description, [])
+    unusable = [name for name in known if len(name) > MAX_CLASS_NAME or not all(map(_harmless, name))]
+    known = tuple(name for name in known if name not in unusable)
+    labels = {number: None if label in unusable else label for number, label in labels.items()}
+    table = _Table(path, {}, known, description, [_unusable_class(path, name) for name in unusable])
     if classes and not known:
         table.problems.append(
             Problem(path.name, "No column tells the class; the folders' classes are used.", "no-label-column")
@@ -674,6 +734,14 @@ def _read_table(path: Path, classes: Sequence[str]) -> _Table:
     for number, line in lines:
         _add_row(table, number, line, file_column, labels, patient_column)
     return table
+
+
+def _unusable_class(path: Path, name: str) -> Problem:
+    reason = f"has {len(name)} characters, at most {MAX_CLASS_NAME} can be used"
+    if len(name) <= MAX_CLASS_NAME:
+        reason = "has characters that cannot be shown"
+    reason = f"The class name {shortened(name)} {reason}; its rows count as not labelled."
+    return Problem(path.name, reason, "class-name")
 
 
 def _add_row(

@@ -186,7 +186,7 @@ class DatasetImage(models.Model):
     class_name = models.CharField(max_length=200)
     source_split = models.CharField(max_length=20, blank=True)
     patient_key = models.CharField(max_length=64, blank=True)
-    patient_source = models.CharField(max_length=10, blank=True, help_text="dicom or csv")
+    patient_source = models.CharField(max_length=10, blank=True, help_text="dicom, csv or folder")
     width = models.PositiveIntegerField()
     height = models.PositiveIntegerField()
     format = models.CharField(max_length=10)
@@ -300,8 +300,6 @@ class Preparation(Job):
                 audit.record("dataset.prepare", dataset, actor=by, after={"preparation": preparation.pk, **options})
         except IntegrityError as error:
             # As for scans: two clicks at once.
-            if not cls.objects.active().filter(dataset=dataset).exists():
-                raise
             raise already from error
         return preparation
 

@@ -2,27 +2,28 @@
 
 import os
 import stat
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from datasets import imaging
-from datasets.layouts import Candidate, Problem, printable
+from datasets.layouts import MAX_IMAGE_PATH, Candidate, Problem, printable, shortened
 
 # Files decoded ahead of the consumer for each worker: enough to keep it busy, few enough to bound the memory.
 LOOK_AHEAD: Final = 4
-REPORT_SECONDS: Final = 0.5
 WORKERS: Final = min(8, os.cpu_count() or 1)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Record:
     """A readable radiograph. patient identifies a person: hash it before it is stored.
 
-    path: POSIX, relative to the dataset. patient_source: "dicom", "csv" or "". digest: hex sha256 of the
+    path: POSIX, relative to the dataset. patient_source: "dicom", "csv", "folder" or "". digest: hex sha256 of the
     rendered pixels. mtime_ns: modification time in nanoseconds since 1970.
     """
 
@@ -37,12 +38,6 @@ class Record:
     format: str
     patient: str | None
     patient_source: str
-    study_uid: str
-    series_uid: str
-    sop_uid: str
-    body_part: str
-    modality: str
-    steps: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,66 +48,48 @@ class Unchanged:
     class_name: str
     source_split: str
     patient: str | None = None
+    patient_source: str = ""
 
 
 Outcome = Record | Problem | Unchanged
 
 
-def _silent(done: int) -> None:
-    """Report to nobody."""
-
-
-def _never() -> bool:
-    return False
-
-
 def scan_files(
-    candidates: Iterable[Candidate],
-    known: Mapping[str, tuple[int, int]],
-    report: Callable[[int], None] = _silent,
-    should_stop: Callable[[], bool] = _never,
-    workers: int = WORKERS,
+    candidates: Iterable[Candidate], known: Mapping[str, tuple[int, int]], workers: int = WORKERS
 ) -> Iterator[Outcome]:
-    """Read files in a pool of threads and yield one outcome for each, in no promised order.
+    """Read files in a pool of threads and yield one outcome for each, in order.
 
-    known: (size, mtime_ns) by path of what an earlier scan has read; such a file costs one stat. report is
-    called with the number of files done, at most twice a second and once at the end. When should_stop says so the
-    scan ends early: files under way are finished, the others are not started.
+    known: (size, mtime_ns) by path of what an earlier scan has read; such a file costs one stat.
     """
-    progress = _Progress(report)
-    pending: deque[Future[Outcome]] = deque()
-    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="scan") as pool:
-        for candidate in candidates:
-            if should_stop():
-                break
-            outcome = _without_reading(candidate, known)
-            if outcome is None:
-                pending.append(pool.submit(_read, candidate))
-            else:
-                yield progress.count(outcome)
-            while len(pending) >= workers * LOOK_AHEAD:
-                yield progress.count(pending.popleft().result())
-        for future in pending:
-            if not should_stop() or not future.cancel():
-                yield progress.count(future.result())
-    progress.finish()
+    return map_ahead(lambda candidate: _outcome(candidate, known), candidates, workers)
 
 
-class _Progress:
-    def __init__(self, report: Callable[[int], None]) -> None:
-        self.report = report
-        self.done = 0
-        self.told = time.monotonic()
+def map_ahead(work: Callable[[Item], Result], items: Iterable[Item], workers: int = WORKERS) -> Iterator[Result]:
+    """`map` in a pool of threads: the results in the order of the items, at most LOOK_AHEAD a worker ahead.
 
-    def count(self, outcome: Outcome) -> Outcome:
-        self.done += 1
-        if time.monotonic() - self.told >= REPORT_SECONDS:
-            self.finish()
-        return outcome
+    What `work` raises comes out at its place. Whoever stops early waits for the items under way, not for the others.
+    """
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) >= workers * LOOK_AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def finish(self) -> None:
-        self.told = time.monotonic()
-        self.report(self.done)
+
+def _outcome(candidate: Candidate, known: Mapping[str, tuple[int, int]]) -> Outcome:
+    if len(candidate.relative) > MAX_IMAGE_PATH:
+        reason = (
+            f"The path has {len(candidate.relative)} characters, at most {MAX_IMAGE_PATH} can be used. "
+            "Shorten the names of the file or its folders."
+        )
+        return Problem(shortened(candidate.relative), reason, "name-too-long")
+    return _without_reading(candidate, known) or _read(candidate)
 
 
 def _without_reading(candidate: Candidate, known: Mapping[str, tuple[int, int]]) -> Outcome | None:
@@ -126,7 +103,13 @@ def _without_reading(candidate: Candidate, known: Mapping[str, tuple[int, int]])
     if not stat.S_ISREG(status.st_mode):
         return _problem(candidate, "This is not a regular file (a folder, pipe or device).", "not-a-file")
     if known.get(candidate.relative) == _signature(status):
-        return Unchanged(candidate.relative, candidate.class_name, candidate.source_split, candidate.patient)
+        return Unchanged(
+            candidate.relative,
+            candidate.class_name,
+            candidate.source_split,
+            candidate.patient,
+            candidate.patient_source,
+        )
     return None
 
 
@@ -156,7 +139,7 @@ def _decode(candidate: Candidate, signature: tuple[int, int]) -> Outcome:
         found = imaging.read(candidate.path)
     except imaging.ImageError as error:
         return _problem(candidate, str(error), error.code)
-    patient, source = (candidate.patient, "csv") if not found.patient else (found.patient, "dicom")
+    patient, source = (found.patient, "dicom") if found.patient else (candidate.patient, candidate.patient_source)
     return Record(
         path=candidate.relative,
         class_name=candidate.class_name,
@@ -168,13 +151,7 @@ def _decode(candidate: Candidate, signature: tuple[int, int]) -> Outcome:
         height=found.height,
         format=found.format,
         patient=patient,
-        patient_source=source if patient else "",
-        study_uid=found.study_uid,
-        series_uid=found.series_uid,
-        sop_uid=found.sop_uid,
-        body_part=found.body_part,
-        modality=found.modality,
-        steps=found.steps,
+        patient_source=source,
     )
 
 
@@ -189,11 +166,6 @@ def label_conflicts(rows: Iterable[tuple[str, str, str]]) -> list[Problem]:
                 reason = f"The same pixels are labelled {name} here and differently in {others[0]}{more}."
                 problems.append(Problem(printable(path), reason, "label-conflict"))
     return sorted(problems, key=lambda problem: problem.path)
-
-
-def exact_copies(rows: Iterable[tuple[str, str, str]]) -> list[tuple[str, ...]]:
-    """Sets of files with equal pixels and one label, from (path, digest, class) rows; sorted."""
-    return [tuple(path for path, _ in group) for group in _equal_pixels(rows) if len({name for _, name in group}) == 1]
 
 
 def _equal_pixels(rows: Iterable[tuple[str, str, str]]) -> list[list[tuple[str, str]]]:

@@ -10,13 +10,17 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Final, TypeVar
+
+from datasets.layouts import patient_folder
 
 SPLITS: Final = ("train", "validation", "test")
 MIN_IMAGES: Final = 10
 MIN_GROUPS: Final = 3
 MIN_VALIDATION_SHARE: Final = 0.05
 ATTEMPTS: Final = 20
+
+Label = TypeVar("Label", str, int)
 
 
 class SplitError(Exception):
@@ -25,7 +29,10 @@ class SplitError(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """One image as grouping sees it. patient_key: a keyed hash, never the number itself; from "dicom" or "csv"."""
+    """One image as grouping sees it.
+
+    patient_key: a keyed hash, never the number itself. patient_source: "dicom", "csv", "folder" or "" without a key.
+    """
 
     relative: str
     digest: str
@@ -35,8 +42,8 @@ class Row:
 
 @dataclass(frozen=True)
 class GroupKeys:
-    """Group of each row. name: where most keys come from ("dicom", "csv", "file-name", "image"), description: all
-    of them in words."""
+    """Group of each row. name: where most keys come from ("dicom", "csv", "folder", "file-name", "image"),
+    description: all of them in words."""
 
     keys: list[str]
     name: str
@@ -76,19 +83,24 @@ PATTERNS: Final = (
     _Pattern(re.compile(r"^((?:patient|pat|subject|subj)[-_]?\d+)(?:[-_.].*)?$", re.IGNORECASE), "patient12_view1"),
     _Pattern(re.compile(r"^(P\d{3,})[-_].+$"), "P0012_left"),
 )
-FOLDER: Final = re.compile(r"^(?:patient|pat|subject|subj)[-_]?\d+$", re.IGNORECASE)
 
 
 def group_keys(rows: Sequence[Row]) -> GroupKeys:
     """The patient, or the next best thing, of each image.
 
-    The first that exists: DICOM patient or CSV column (`patient_key`), file name pattern, the image itself. A source
-    that puts all images into one group tells nothing and is passed over. Images with equal pixels share a group.
+    The first that exists: DICOM patient, CSV column or patient folder (`patient_key`), file name pattern, patient
+    folder (where the patient numbers are of no use), the image itself. Patient numbers and folders that put all images
+    into one group tell nothing and are passed over. Images with equal pixels share a group.
     """
     warnings: list[str] = []
     use_patients = _tells_something([row.patient_key for row in rows], warnings)
     sources = _derived_sources(rows)
-    found = [_key(row, use_patients, sources) for row in rows]
+    folders = [patient_folder(PurePosixPath(row.relative).parts[:-1]) for row in rows]
+    use_folders = len(set(folders)) > 1
+    found = [
+        _key(row, use_patients, folder if use_folders else None, sources)
+        for row, folder in zip(rows, folders, strict=True)
+    ]
     used = Counter(kind for kind, _, _ in found)
     name = used.most_common(1)[0][0] if used else "image"
     if len(used) > 1 and used["image"]:
@@ -104,12 +116,15 @@ def group_keys(rows: Sequence[Row]) -> GroupKeys:
 def _tells_something(patients: Sequence[str | None], warnings: list[str]) -> bool:
     known = [patient for patient in patients if patient]
     if len(known) > 1 and len(set(known)) == 1:
-        warnings.append(f"All {len(known)} patient numbers are the same, so they were not used to keep patients apart.")
+        warnings.append(
+            f"All {len(known)} patient numbers (or patient folders) are the same, so they were not used to keep "
+            "patients apart."
+        )
         return False
     return bool(known)
 
 
-def _key(row: Row, use_patients: bool, sources: frozenset[str]) -> tuple[str, str, str]:
+def _key(row: Row, use_patients: bool, folder: str | None, sources: frozenset[str]) -> tuple[str, str, str]:
     """(kind, key, example of the pattern) of one image."""
     if use_patients and row.patient_key:
         return row.patient_source or "dicom", f"patient:{row.patient_key}", ""
@@ -122,9 +137,8 @@ def _key(row: Row, use_patients: bool, sources: frozenset[str]) -> tuple[str, st
         match = pattern.expression.match(stem)
         if match:
             return "file-name", f"name:{match[1]}".casefold(), pattern.example
-    folder = next((part for part in path.parts[:-1] if FOLDER.match(part)), None)
     if folder:
-        return "file-name", f"folder:{folder}".casefold(), "patient12/"
+        return "folder", f"folder:{folder}", ""
     if stem != path.stem:
         return "file-name", f"file:{path.with_name(stem)}", "name - Copy"
     return "image", f"file:{path.with_suffix('')}", ""
@@ -139,6 +153,7 @@ def _derived_sources(rows: Sequence[Row]) -> frozenset[str]:
 WORDS: Final = {
     "dicom": "patient number of the DICOM file",
     "csv": "patient column of the CSV file",
+    "folder": "patient folder",
     "image": "the image itself",
 }
 
@@ -219,8 +234,11 @@ def shared_groups(splits: Sequence[str], groups: Sequence[str]) -> int:
     return sum(len(names) > 1 for names in seen.values())
 
 
-def class_weights(labels: Sequence[str]) -> dict[str, float]:
-    """Weights n / (k n_c) of k classes with n_c of n images, so that every class weighs the same in the loss."""
+def class_weights(labels: Sequence[Label]) -> dict[Label, float]:
+    """Weights n / (k n_c) of k classes with n_c of n images, so that every class weighs the same in the loss.
+
+    After King and Zeng (2001). The training uses these same weights.
+    """
     counts = Counter(labels)
     return {name: len(labels) / (len(counts) * count) for name, count in sorted(counts.items())}
 

@@ -1,11 +1,11 @@
 """Queue tasks: scan DATASET_ROOT, prepare a dataset. They join the pure modules with the tables."""
 
 import hashlib
-import os
-from collections import Counter, deque
+import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,13 @@ from xrayplatform.system import NotEnoughDisk, require_disk
 
 from . import imaging, layouts, scanning, splitting
 from .cache import SPLITS, CacheError, write_cache
-from .models import Dataset, DatasetImage, Preparation, PreparedImage, Scan, patient_key
+from .models import Dataset, DatasetImage, Preparation, PreparedImage, Scan, patient_key, patient_key_fingerprint
 
 BATCH = 500
-WORKERS = os.cpu_count() or 1
-# Images decoded ahead of the writer for each worker: enough to keep it busy, few enough to bound the memory.
-LOOK_AHEAD = 4
+# A modification time that no file has: the next scan reads the file again.
+UNKNOWN_TIME = -1
 PROBLEMS_KEPT = 1000
 KNOWN = ("path", "size", "mtime_ns", "class_name", "source_split", "patient_key", "patient_source")
-
-Report = Callable[[int, int, str], None]
 
 
 def scan(scan_id: int, attempt: int) -> None:
@@ -59,30 +56,47 @@ def _scan(job: Scan) -> None:
         )
     report = job.reporter()
     found = layouts.find_datasets(root)
-    images = 0
-    for index, folder in enumerate(found):
-        start, end = index / len(found), (index + 1) / len(found)
-        images += _scan_dataset(folder, lambda done, total, message: report(done, total, message, start, end))  # noqa: B023 - called within the iteration
+    images, before, total = 0, 0, sum(folder.file_count for folder in found)
+    for folder in found:
+        images += _scan_dataset(folder, partial(_tell_files_read, report, folder.file_count, before, total))
+        before += folder.file_count
     Dataset.objects.exclude(name__in=[folder.name for folder in found]).update(state=Dataset.State.OFFLINE)
     job.write(images=images, problems=_problem_rows(layouts.folder_problems(root, found)))
     count = f"{len(found)} dataset{'' if len(found) == 1 else 's'}"
-    job.succeed(f"{count}, {images} images", after={"datasets": [folder.name for folder in found], "images": images})
+    job.succeed(f"{count}, {images:,} images", after={"datasets": [folder.name for folder in found], "images": images})
+
+
+def _tell_files_read(
+    report: Callable[[int, int, str], None], expected: int, before: int, total: int, done: int
+) -> None:
+    """Report on all datasets' files together, by number alone: everybody sees it, the names not everybody may.
+
+    expected: files of this dataset when it was found; those that came since are not counted, so that nothing runs
+    backwards. before: files of the datasets before it.
+    """
+    read = before + min(done, expected)
+    report(read, total, f"{read:,} of {total:,} files read")
+
+
+def _reading() -> str:
+    """What images are read with: the pixel code and the key of the pseudonyms. Another one has to read them anew."""
+    return f"{imaging.PIPELINE['id']}-{imaging.PIPELINE['version']}-{patient_key_fingerprint()}"
 
 
 def _problem_rows(problems: Iterable[layouts.Problem]) -> list[dict[str, str]]:
     return [{"path": problem.path, "reason": problem.reason} for problem in problems]
 
 
-def _scan_dataset(folder: layouts.FoundDataset, report: Report) -> int:
+def _scan_dataset(folder: layouts.FoundDataset, report: Callable[[int], None]) -> int:
     """Bring the tables up to date with one folder; returns its number of readable images."""
     dataset = _dataset_row(folder)
     known = {image.path: image for image in dataset.images.only(*KNOWN)}
-    unchanged = {path: (image.size, image.mtime_ns) for path, image in known.items()}
+    unchanged = {path: (image.size, image.mtime_ns) for path, image in known.items()} if dataset.read_with else {}
     problems: list[layouts.Problem] = []
     changed: list[DatasetImage] = []
     seen: set[str] = set()
-    for number, outcome in enumerate(scanning.scan_files(folder.files(), unchanged, workers=WORKERS), 1):
-        report(number, max(len(known), number + 1), f"{folder.name}: {number} files read")
+    for number, outcome in enumerate(scanning.scan_files(folder.files(), unchanged), 1):
+        report(number)
         if isinstance(outcome, layouts.Problem):
             problems.append(outcome)
             continue
@@ -103,6 +117,9 @@ def _dataset_row(folder: layouts.FoundDataset) -> Dataset:
     dataset = Dataset.objects.filter(name=folder.name).first() or Dataset(
         name=folder.name, condition=Dataset.new_condition(folder.name, folder.body_part)
     )
+    if dataset.read_with != _reading():
+        # Blank until every file has been read: a scan that stops half-way leaves images of both kinds behind.
+        dataset.read_with = ""
     dataset.state = Dataset.State.PRESENT
     dataset.layout, dataset.layout_label, dataset.because = folder.layout, folder.label, folder.because
     dataset.classes, dataset.positive_class = list(folder.classes), folder.positive_class
@@ -133,7 +150,7 @@ def _relabel(image: DatasetImage, outcome: scanning.Unchanged) -> None:
     said = {"class_name": outcome.class_name, "source_split": outcome.source_split}
     if image.patient_source != "dicom":
         said["patient_key"] = patient_key(outcome.patient) if outcome.patient else ""
-        said["patient_source"] = "csv" if outcome.patient else ""
+        said["patient_source"] = outcome.patient_source
     changed = [name for name, value in said.items() if getattr(image, name) != value]
     for name in changed:
         setattr(image, name, said[name])
@@ -171,6 +188,7 @@ def _summarise(dataset: Dataset, folder: layouts.FoundDataset, unreadable: list[
     dataset.unreadable_count = len(unreadable)
     dataset.problems, dataset.problems_count = problems[:PROBLEMS_KEPT], len(problems)
     dataset.digest = content.hexdigest()
+    dataset.read_with = _reading()
     dataset.scanned_at = timezone.now()
     dataset.save()
     return len(identities)
@@ -192,16 +210,29 @@ class _Plan:
 
 
 def _prepare(job: Preparation) -> None:
-    dataset = job.dataset
     job.renew(message="Choosing the splits")
+    if job.dataset.read_with != _reading():
+        raise JobError(
+            "The last scan of this dataset did not finish, or the platform or its secret key changed since.",
+            "Scan again, then prepare.",
+        )
     plan = _plan(job)
     try:
         require_disk(int(1.1 * len(plan.images) * job.image_size**2))
     except NotEnoughDisk as error:
         raise JobError(str(error), "Free some space, then prepare again.") from error
-    job.cache_folder.parent.mkdir(parents=True, exist_ok=True)
+    cache_digest = _write_cache(job, plan)
     try:
-        cache_digest = write_cache(
+        _freeze(job, plan, cache_digest)
+    except BaseException:
+        shutil.rmtree(job.cache_folder, ignore_errors=True)
+        raise
+
+
+def _write_cache(job: Preparation, plan: _Plan) -> str:
+    dataset = job.dataset
+    try:
+        return write_cache(
             job.cache_folder,
             _model_inputs(job, plan),
             labels=[dataset.classes.index(image.class_name) for image in plan.images],
@@ -211,13 +242,15 @@ def _prepare(job: Preparation) -> None:
             image_size=job.image_size,
             classes=dataset.classes,
             positive_class=dataset.positive_class,
+            ordinal=dataset.ordinal,
             pipeline=plan.pipeline,
         )
     except (CacheError, OSError) as error:
+        # The text of an OSError names the path, which is nobody's business but the administrator's.
+        reason = (isinstance(error, OSError) and error.strerror) or error
         raise JobError(
-            f"The decoded images could not be written: {error}", "Check the disk, then try again."
+            f"The decoded images could not be written: {reason}", "Check the disk, then try again."
         ) from error
-    _freeze(job, plan, cache_digest)
 
 
 def _plan(job: Preparation) -> _Plan:
@@ -262,34 +295,27 @@ def _fit(job: Preparation, images: list[DatasetImage], warnings: list[str]) -> s
 
 
 def _model_inputs(job: Preparation, plan: _Plan) -> Iterator[NDArray[np.uint8]]:
-    """Decode in all cores, in order, with bounded look-ahead."""
-    report = job.reporter()
-    pending: deque[Future[NDArray[np.uint8]]] = deque()
-    done = 0
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare") as pool:
-        try:
-            for image in plan.images:
-                pending.append(
-                    pool.submit(_model_input, job.dataset.folder, image, job.image_size, plan.pipeline["fit"])
-                )
-                if len(pending) < WORKERS * LOOK_AHEAD:
-                    continue
-                yield pending.popleft().result()
-                done += 1
-                report(done, len(plan.images), f"{done} of {len(plan.images)} images decoded")
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    """Decode in all cores, in order."""
+    report, total = job.reporter(), len(plan.images)
+    decode = partial(_model_input, job.dataset.folder, size=job.image_size, fit=plan.pipeline["fit"])
+    decoded = scanning.map_ahead(decode, plan.images)
+    for done, (image, pixels) in enumerate(zip(plan.images, decoded, strict=True), 1):
+        if isinstance(pixels, JobError):
+            # Its size and time may be those of the scan; without this the next scan would not look at it.
+            DatasetImage.objects.filter(pk=image.pk).update(mtime_ns=UNKNOWN_TIME)
+            raise pixels
+        yield pixels
+        report(done, total, f"{done:,} of {total:,} images decoded")
 
 
-def _model_input(folder: Path, image: DatasetImage, size: int, fit: str) -> NDArray[np.uint8]:
+def _model_input(folder: Path, image: DatasetImage, size: int, fit: str) -> NDArray[np.uint8] | JobError:
+    """The image as the network will see it, or why it is not the one that was scanned."""
     try:
         radiograph = imaging.read(folder / image.path)
     except imaging.ImageError as error:
-        raise JobError(f"{image.path} could be read at the scan but not now: {error}", "Scan again.") from error
+        return JobError(f"{image.path} could be read at the scan but not now: {error}", "Scan again, then prepare.")
     if radiograph.digest != image.digest:
-        raise JobError(f"{image.path} has other pixels than at the scan.", "Scan again, then prepare.")
+        return JobError(f"{image.path} has other pixels than at the scan.", "Scan again, then prepare.")
     return imaging.to_model_input(radiograph.pixels, size, fit)
 
 

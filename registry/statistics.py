@@ -208,10 +208,14 @@ def _learning_warnings(result: dict[str, Any]) -> list[str]:
     auc = result["auc"]
     if auc is None:
         return []
-    margin = max(_chance_margin(result["per_class"], result["n"]), WEAK_AUC - 0.5)
-    if auc >= 0.5 + margin:
-        return []
-    return [f"Did not learn: an area under the ROC curve of {auc:.2f} cannot be told from guessing (0.50)."]
+    if auc < WEAK_AUC:
+        return [f"Did not learn: an area under the ROC curve of {auc:.2f} cannot be told from guessing (0.50)."]
+    if auc < 0.5 + _chance_margin(result["per_class"], result["n"]):
+        return [
+            f"Too few test images ({result['n']}) to tell the model from guessing: with so few, luck alone reaches an "
+            f"area under the ROC curve of {auc:.2f}. Test it on more images."
+        ]
+    return []
 
 
 def _chance_margin(per_class: list[dict[str, Any]], total: int) -> float:

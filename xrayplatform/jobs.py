@@ -168,13 +168,13 @@ class Job(models.Model):
         """A `report(done, total, message)` for loops: writes at most once a second, and stops on cancel."""
         last = 0.0
 
-        def report(done: int, total: int, message: str, start: float = 0.0, end: float = 1.0) -> None:
+        def report(done: int, total: int, message: str) -> None:
             nonlocal last
             if time.monotonic() - last < REPORT_EVERY_SECONDS:
                 return
             last = time.monotonic()
             share = done / total if total else 0.0
-            self.renew(progress=start + (end - start) * min(share, 1.0), message=message[:300])
+            self.renew(progress=min(share, 1.0), message=message[:300])
 
         return report
 

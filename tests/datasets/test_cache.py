@@ -69,6 +69,7 @@ def test_equal_content_has_an_equal_digest_wherever_it_lies(tmp_path: Path):
         {"digests": ["e" * 64] * 4},
         {"classes": ["A", "B"]},
         {"positive_class": "NORMAL"},
+        {"ordinal": True},
         {"pipeline": {"id": "grey-pad", "version": 2}},
     ],
 )
@@ -76,18 +77,36 @@ def test_every_change_of_content_changes_the_digest(tmp_path: Path, change):
     assert write(tmp_path / "one") != write(tmp_path / "two", **change)
 
 
+def test_whether_the_classes_are_grades_is_stored(tmp_path: Path):
+    write(tmp_path / "grades", ordinal=True)
+    write(tmp_path / "names")
+
+    assert open_cache(tmp_path / "grades").ordinal
+    assert not open_cache(tmp_path / "names").ordinal
+
+
+def test_a_cache_from_before_grades_were_stored_is_read_as_one_without(tmp_path: Path):
+    write(tmp_path / "cache", ordinal=True)
+    path = tmp_path / "cache" / "cache.json"
+    meaning = json.loads(path.read_text())
+    del meaning["ordinal"]
+    path.write_text(json.dumps(meaning))
+
+    assert not open_cache(tmp_path / "cache").ordinal
+
+
 def test_too_few_images_leave_no_cache_behind(tmp_path: Path):
     with pytest.raises(CacheError, match="Expected 4 images for the cache, received 3"):
         write(tmp_path / "cache", IMAGES[:3])
 
-    assert not (tmp_path / "cache").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_too_many_images_leave_no_cache_behind(tmp_path: Path):
     with pytest.raises(CacheError, match="received more"):
         write(tmp_path / "cache", np.concatenate([IMAGES, IMAGES]))
 
-    assert not (tmp_path / "cache").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_leftover_cache_is_replaced(tmp_path: Path):
@@ -97,22 +116,25 @@ def test_a_leftover_cache_is_replaced(tmp_path: Path):
     np.testing.assert_array_equal(open_cache(tmp_path / "cache").images, IMAGES)
 
 
-def test_a_failure_in_the_middle_leaves_no_cache_and_the_next_try_succeeds(tmp_path: Path):
+@pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
+def test_a_failure_in_the_middle_leaves_nothing_and_the_next_try_succeeds(tmp_path: Path, failure):
     def failing() -> Iterator[np.ndarray]:
         yield IMAGES[0]
-        raise OSError("disk full")
+        raise failure("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(failure, match="disk full"):
         write(tmp_path / "cache", failing())
-    assert not (tmp_path / "cache").exists()
+    assert list(tmp_path.iterdir()) == []
 
     write(tmp_path / "cache")
     np.testing.assert_array_equal(open_cache(tmp_path / "cache").images, IMAGES)
 
 
 def test_a_missing_cache_says_what_to_do(tmp_path: Path):
-    with pytest.raises(CacheError, match="prepare the dataset again"):
+    with pytest.raises(CacheError, match="prepare the dataset again") as refusal:
         open_cache(tmp_path / "gone")
+    assert "No such file" in str(refusal.value)
+    assert str(tmp_path) not in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", ["images.npy", "rows.npz", "cache.json"])

@@ -1,5 +1,6 @@
 """JPEG and PNG files to grey pixels, whatever is in them, and grey pixels to a network's input."""
 
+import os
 import struct
 import warnings
 import zlib
@@ -368,3 +369,34 @@ def test_the_three_truncated_fracture_images_are_refused():
             refused[path.name] = error.code
 
     assert refused == dict.fromkeys(["IMG0004134.jpg", "IMG0004143.jpg", "IMG0004148.jpg"], "truncated")
+
+
+def test_the_bytes_of_a_regular_file_are_read_whatever_is_in_it(tmp_path: Path):
+    path = tmp_path / "letter.txt"
+    path.write_bytes(b"Dear colleague")
+
+    assert imaging.read_bytes(path) == b"Dear colleague"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "gone"])
+def test_the_bytes_of_anything_else_are_refused_at_once(tmp_path: Path, kind):
+    path = tmp_path / "film.dcm"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path = Path("/dev/zero")
+
+    with pytest.raises(ImageError) as refusal:
+        imaging.read_bytes(path)
+    assert refusal.value.code == ("unreadable" if kind == "gone" else "not-a-file")
+
+
+def test_the_bytes_of_a_file_that_is_too_large_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "film.dcm"
+    path.write_bytes(bytes(101))
+    monkeypatch.setattr(imaging, "MAX_FILE_BYTES", 100)
+
+    with pytest.raises(ImageError, match="at most 0 MB are read"):
+        imaging.read_bytes(path)

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from datasets.layouts import FoundDataset, Problem, find_datasets, folder_problems, natural_key, printable
+from datasets.layouts import (
+    FoundDataset,
+    Problem,
+    find_datasets,
+    folder_problems,
+    natural_key,
+    patient_folder,
+    printable,
+)
 from tests.datasets.files import NO_SHARED, SHARED, encode, gradient, save
 
 JPEG = encode(gradient(4, 4), "JPEG")
@@ -141,10 +149,10 @@ def test_folders_of_patients_in_a_class_folder_belong_to_the_class(root: Path):
     found = only(fill(root, "d/SICK/patient001/study1/a.jpg", "d/SICK/patient2/b.jpg", "d/WELL/patient3/c.jpg"))
 
     assert found.classes == ("SICK", "WELL")
-    assert {(file.relative, file.class_name, file.patient) for file in found.files()} == {
-        ("SICK/patient001/study1/a.jpg", "SICK", "patient001"),
-        ("SICK/patient2/b.jpg", "SICK", "patient2"),
-        ("WELL/patient3/c.jpg", "WELL", "patient3"),
+    assert {(file.relative, file.class_name, file.patient, file.patient_source) for file in found.files()} == {
+        ("SICK/patient001/study1/a.jpg", "SICK", "patient001", "folder"),
+        ("SICK/patient2/b.jpg", "SICK", "patient2", "folder"),
+        ("WELL/patient3/c.jpg", "WELL", "patient3", "folder"),
     }
 
 
@@ -287,6 +295,54 @@ def test_images_without_class_folders_take_their_class_from_the_csv_file(root: P
     assert (found.name, found.classes, found.positive_class) == ("d", ("normal", "sick"), "sick")
     assert listed(found) == {"images/1.png": "sick", "images/2.png": "normal"}
     assert "images/3.png: labels.csv has no row for this file; left out." in reasons(found)
+
+
+def test_class_names_in_a_csv_file_that_cannot_be_stored_are_told_and_their_rows_left_out(root: Path):
+    fill(root, *(f"d/images/{number}.png" for number in range(4)))
+    (root / "d/labels.csv").write_text(f"filename,label\n0.png,sick\n1.png,well\n2.png,{'x' * 201}\n3.png,a\x00b\n")
+
+    found = only(root)
+
+    assert found.classes == ("sick", "well")
+    assert listed(found) == {"images/0.png": "sick", "images/1.png": "well"}
+    assert codes(found)["class-name"] == 2
+    assert "has 201 characters, at most 200 can be used" in reasons(found)
+    assert "a\\u0000b has characters that cannot be shown" in reasons(found)
+
+
+def test_a_patient_column_comes_before_the_patient_folder(root: Path):
+    fill(root, "d/images/patient1/0.png", "d/images/patient2/1.png")
+    (root / "d/labels.csv").write_text("filename,label,patient\n0.png,sick,P7\n1.png,well,\n")
+
+    assert {(file.patient, file.patient_source) for file in only(root).files()} == {
+        ("P7", "csv"),
+        ("patient2", "folder"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("folders", "patient"),
+    [
+        (["Patient12"], "patient12"),
+        (["study01"], "study01"),
+        (["subject 3b"], "subject 3b"),
+        (["study1", "patient7"], "patient7"),
+        (["patient7", "study1"], "patient7"),
+        (["pathology", "series", "casework2", "studies1"], None),
+        ([], None),
+    ],
+)
+def test_the_folder_of_a_patient_is_known_by_its_name(folders, patient):
+    assert patient_folder(folders) == patient
+
+
+def test_a_dataset_knows_how_many_files_it_holds_before_one_is_opened(root: Path):
+    fill(root, "d/NORMAL/1.png", "d/NORMAL/patient1/2.png", "d/SICK/3.png", "d/SICK/notes.txt", "d/outside.png")
+    fill(root, "e/train/A/1.png", "e/train/B/2.png", "e/test/A/3.png", "e/test/B/4.png")
+    fill(root, "f/1.png", "f/2.png", "f/patient1/3.png")
+    (root / "f/labels.csv").write_text("filename,label\n1.png,sick\n2.png,well\n")
+
+    assert {found.name: found.file_count for found in find_datasets(root)} == {"d": 3, "e": 4, "f": 2}
 
 
 def test_a_huge_number_of_bad_rows_is_counted_and_not_listed(root: Path):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from io import StringIO
 
 import numpy as np
@@ -51,7 +52,8 @@ def prepare_again(by=None, **options):
 
 def failure(job):
     assert job.state == "failed"
-    assert not job.cache_folder.exists() and not job.manifest.exists()
+    assert not job.manifest.exists()
+    assert [path.name for path in job.cache_folder.parent.glob("*")] == []
     return f"{job.error} {job.hint}"
 
 
@@ -93,6 +95,19 @@ def test_a_patient_told_by_the_file_names_stays_on_one_side(folder):
     assert {len(splits) for splits in sides.values()} == {1}
     assert (job.group_key, job.shared_patients) == ("file-name", 0)
     assert "patient12_view1" in job.group_description
+
+
+def test_a_patient_told_by_a_folder_stays_on_one_side_and_the_page_says_so(folder):
+    for patient in range(20):
+        for view in range(2):
+            label = "NORMAL" if patient < 10 else "PNEUMONIA"
+            save(folder / label / f"study{patient:02d}" / f"{view}.png", seed=100 * patient + view)
+    job = prepare()
+    sides = {}
+    for row in job.manifest.all():
+        sides.setdefault(row.path.rsplit("/", 1)[0], set()).add(row.split)
+    assert {len(splits) for splits in sides.values()} == {1}
+    assert (job.group_key, job.group_description) == ("folder", "patient folder: 40 images")
 
 
 @pytest.fixture
@@ -146,7 +161,6 @@ def test_patients_of_a_csv_are_not_stored_either(settings):
 def test_the_pseudonym_of_a_patient_depends_on_the_secret_key(dicom_folder, settings):
     scan()
     before = set(DatasetImage.objects.values_list("patient_key", flat=True))
-    DatasetImage.objects.all().delete()
     settings.SECRET_KEY = "another"
     scan()
     assert before.isdisjoint(DatasetImage.objects.values_list("patient_key", flat=True))
@@ -269,11 +283,12 @@ def test_not_enough_disk_is_refused_before_anything_is_written(folder, monkeypat
 def test_a_disk_that_fills_up_on_the_way_is_told_and_leaves_no_cache(folder, monkeypatch):
     fill(folder)
 
-    def full(*args, **options):
-        raise OSError(28, "No space left on device")
+    def full(folder, *args, **options):
+        raise OSError(28, "No space left on device", str(folder / "images.npy"))
 
     monkeypatch.setattr("datasets.tasks.write_cache", full)
-    assert "No space left on device" in failure(prepare())
+    told = failure(prepare())
+    assert told == "The decoded images could not be written: No space left on device Check the disk, then try again."
 
 
 def test_a_file_that_changed_since_the_scan_stops_the_preparation(folder):
@@ -281,6 +296,20 @@ def test_a_file_that_changed_since_the_scan_stops_the_preparation(folder):
     scan()
     save(folder / "NORMAL" / "3.png", encode(gradient(30, 30, seed=555), "PNG"))
     assert "NORMAL/3.png has other pixels than at the scan. Scan again" in failure(prepare_again())
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_scanning_again_helps_even_when_the_changed_file_kept_its_size_and_time(folder, damaged):
+    """As after a copy that keeps times, or when a disk loses bits."""
+    fill(folder)
+    scan()
+    file = folder / "NORMAL/3.png"
+    data, before = file.read_bytes(), file.stat()
+    other = encode(gradient(seed=555), "PNG")
+    save(file, bytes(len(data)) if damaged else other.ljust(len(data), b"\0")[: len(data)])
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "Scan again" in failure(prepare_again())
+    assert prepare().state == "succeeded"
 
 
 def test_a_file_that_is_gone_since_the_scan_stops_the_preparation(folder):
@@ -333,8 +362,30 @@ def test_a_cancelled_preparation_leaves_no_cache_and_the_last_one_in_use(folder,
     run_preparation(job, 1)
     job.refresh_from_db()
     assert job.state == "cancelled"
-    assert not job.cache_folder.exists() and not job.manifest.exists()
+    assert not job.manifest.exists()
+    assert list(job.cache_folder.parent.iterdir()) == [ready.cache_folder]
     assert Dataset.objects.get().preparation == ready
+
+
+def test_a_preparation_that_fails_at_the_very_end_leaves_no_cache(folder, monkeypatch):
+    fill(folder)
+
+    def broken(*args):
+        raise RuntimeError("the database went away")
+
+    monkeypatch.setattr(splitting, "shared_groups", broken)
+    with pytest.raises(RuntimeError, match="went away"):
+        prepare()
+    job = Preparation.objects.get()
+    assert failure(job).startswith("The job stopped on an unexpected error.")
+
+
+def test_the_cache_says_whether_the_classes_are_grades(settings):
+    seeds = itertools.count()
+    for grade in range(3):
+        for number in range(10):
+            save(settings.DATASET_ROOT / "knee" / str(grade) / f"{number}.png", seed=next(seeds))
+    assert open_cache(prepare().cache_folder).ordinal
 
 
 def test_a_preparation_stays_as_it_was_when_the_dataset_is_scanned_again(folder):

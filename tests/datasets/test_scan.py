@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 
-from datasets import imaging, scanning
-from datasets.models import Dataset, DatasetImage, Scan
-from datasets.tasks import run_scan
+from datasets import imaging, layouts, scanning
+from datasets.models import Dataset, DatasetImage, Preparation, Scan
+from datasets.tasks import run_preparation, run_scan
 from tests.datasets.files import dicom, encode, gradient, save
 from xrayplatform.audit import AuditEntry
 from xrayplatform.jobs import JobError
@@ -193,6 +193,100 @@ def test_a_corrected_patient_in_the_csv_is_taken_over(settings):
     assert keys["images/3.png"] == keys["images/2.png"] != keys["images/1.png"]
 
 
+def test_another_secret_key_does_not_make_two_patients_of_one(root, settings):
+    """An image that came before the change and one that came after it must still be on the same side."""
+    films = root / "CHEST/lungs/NORMAL"
+    save(films / "first.dcm", dicom(gradient(seed=500), PatientID="HOSP-1"))
+    scan()
+    before = lungs().images.get(path="NORMAL/first.dcm").patient_key
+    settings.SECRET_KEY = "another"
+    save(films / "second.dcm", dicom(gradient(seed=501), PatientID="HOSP-1"))
+    scan()
+    first, second = lungs().images.filter(format="DICOM").values_list("patient_key", flat=True)
+    assert first == second != before
+
+
+def test_a_new_version_of_the_pixel_code_reads_every_file_again(root, monkeypatch):
+    scan()
+    read = []
+    real = imaging.read
+    monkeypatch.setitem(imaging.PIPELINE, "version", 1000)
+    monkeypatch.setattr(imaging, "read", lambda path: read.append(path) or real(path))
+    scan()
+    assert len(read) == 14
+    scan()
+    assert len(read) == 14
+
+
+def test_a_scan_that_was_to_read_everything_again_and_was_cancelled_leaves_that_to_the_next(
+    root, settings, alice, monkeypatch
+):
+    scan()
+    settings.SECRET_KEY = "another"
+    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
+    job = Scan.create(alice)
+    job.listener = lambda job: Scan.objects.get(pk=job.pk).request_cancel(alice)
+    run_scan(job, 1)
+    assert (job.state, lungs().read_with) == ("cancelled", "")
+    preparation = Preparation.create(lungs(), alice)
+    run_preparation(preparation, 1)
+    assert "The last scan of this dataset did not finish" in preparation.error
+    scan()
+    assert lungs().read_with
+
+
+def test_names_that_the_tables_cannot_hold_are_reported_and_left_out(root):
+    long = "x" * 190
+    films = root / "CHEST/lungs"
+    save(films / ("y" * 201) / "0.png", seed=400)
+    save(films / "NORMAL" / long / long / long / long / "1.png", seed=401)
+    for label in ("well", "ill"):
+        save(root / long / long / long / label / "2.png", seed=402)
+    job = scan()
+    assert job.state == "succeeded"
+    assert set(Dataset.objects.values_list("name", flat=True)) == {"CHEST/lungs", "HAND/bones"}
+    assert (lungs().classes, lungs().images_count) == (["NORMAL", "PNEUMONIA"], 6)
+    told = sorted(reasons(lungs()).values())
+    assert "The name of this class folder has 201 characters, at most 200 can be used; its 1 image" in told[0]
+    assert "The path has 776 characters, at most 700 can be used" in told[1]
+    assert max(map(len, reasons(lungs()))) <= 120
+    (problem,) = job.problems
+    assert "The path to the images below this folder has more than 400 characters" in problem["reason"]
+
+
+def test_names_just_short_enough_are_kept(root):
+    dataset = root / ("d" * 199) / ("e" * 200)
+    path = f"{'c' * 200}/patient1{'f' * 232}/study1{'g' * 234}/{'h' * 13}.png"
+    assert len(path) == 700
+    save(dataset / path, seed=400)
+    save(dataset / "other" / "0.png", seed=401)
+    scan()
+    kept = Dataset.objects.get(name=f"{'d' * 199}/{'e' * 200}")
+    assert kept.images.filter(path=path, class_name="c" * 200).exists()
+    assert kept.problems == []
+
+
+def test_a_patient_folder_is_called_a_folder_and_not_a_csv_file(root):
+    save(root / "CHEST/lungs/NORMAL/patient12/0.png", seed=410)
+    scan()
+    scan()
+    sources = dict(lungs().images.values_list("path", "patient_source"))
+    assert (sources["NORMAL/patient12/0.png"], sources["NORMAL/0.png"]) == ("folder", "")
+
+
+def test_a_csv_file_that_came_later_corrects_the_patient_of_the_folder(settings):
+    folder = settings.DATASET_ROOT / "knee"
+    for number in range(4):
+        save(folder / "images" / f"patient{number}" / f"{number}.png", seed=number)
+    rows = [f"{number}.png,{'yes' if number % 2 else 'no'}" for number in range(4)]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    scan()
+    assert set(DatasetImage.objects.values_list("patient_source", flat=True)) == {"folder"}
+    (folder / "labels.csv").write_text("\n".join(["file,label,patient", *(f"{row},same" for row in rows)]))
+    scan()
+    assert DatasetImage.objects.values_list("patient_source", "patient_key").distinct().get()[0] == "csv"
+
+
 def test_two_scans_of_one_folder_cannot_run_at_once(root):
     first = Scan.create(None)
     with pytest.raises(JobError, match=f"{first} is already under way") as refusal:
@@ -223,15 +317,40 @@ def test_a_cancelled_scan_stops_and_what_was_known_stays(root, alice, monkeypatc
     assert (lungs().images.count(), lungs().state) == (6, "present")
 
 
-def test_progress_names_the_dataset_and_grows(root, monkeypatch):
+def reports(monkeypatch):
+    """(progress, message) of every report of a scan."""
     monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
     told = []
     job = Scan.create(None)
     job.listener = lambda job: told.append((job.progress, job.message))
     run_scan(job, 1)
+    return told
+
+
+def test_progress_counts_the_files_of_all_datasets_and_names_none(root, monkeypatch):
+    """Everybody sees a scan; what another team's datasets are called is not everybody's business."""
+    told = reports(monkeypatch)
+    assert told[:-1] == [(number / 14, f"{number} of 14 files read") for number in range(1, 15)]
+    assert told[-1] == (1.0, "2 datasets, 14 images")
+
+
+def test_progress_never_runs_backwards_when_files_come_or_have_no_row_in_the_csv(root, monkeypatch):
+    for number in range(4):
+        save(root / "ANKLE/study/images" / f"{number}.png", seed=200 + number)
+    (root / "ANKLE/study/labels.csv").write_text("file,label\n0.png,no\n1.png,yes\n")
+    real = layouts.find_datasets
+
+    def find_then_let_a_file_come(folder):
+        found = real(folder)
+        save(root / "CHEST/lungs/NORMAL/late.png", seed=300)
+        return found
+
+    monkeypatch.setattr(layouts, "find_datasets", find_then_let_a_file_come)
+    told = reports(monkeypatch)
     shares = [share for share, _ in told]
     assert shares == sorted(shares) and shares[-1] == 1.0
-    assert any(message.startswith("HAND/bones: ") for _, message in told)
+    assert told[-2][1] == "18 of 18 files read"
+    assert lungs().images_count == 7
 
 
 def test_an_empty_dataset_folder_is_a_success_with_nothing_found(settings):

@@ -1,7 +1,6 @@
 """Reading a dataset's files once: every file ends as a record, as unchanged or as a problem with a reason."""
 
 import os
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +9,12 @@ import pytest
 
 from datasets import imaging, scanning
 from datasets.layouts import Candidate, Problem, find_datasets
-from datasets.scanning import Record, Unchanged, exact_copies, label_conflicts, scan_files
+from datasets.scanning import Record, Unchanged, label_conflicts, map_ahead, scan_files
 from tests.datasets.files import NO_SHARED, SHARED, dicom, encode, gradient, save
 
 
 def candidate(path: Path, patient: str | None = None) -> Candidate:
-    return Candidate(path, path.name, "A", "train", patient)
+    return Candidate(path, path.name, "A", "train", patient, "csv" if patient else "")
 
 
 def scan(*paths: Path, known: dict[str, tuple[int, int]] | None = None) -> dict[str, scanning.Outcome]:
@@ -160,26 +159,39 @@ def test_files_are_asked_for_as_they_are_needed(tmp_path: Path):
     outcomes.close()
 
 
-def test_a_scan_stops_when_told_to(tmp_path: Path):
-    paths = [save(tmp_path / f"{number}.png") for number in range(50)]
-    stop = threading.Event()
-    seen = []
-    for outcome in scan_files(map(candidate, paths), {}, should_stop=stop.is_set, workers=1):
-        seen.append(outcome)
-        stop.set()
+def test_results_come_in_order_however_long_each_takes():
+    def slow_at_first(number: int) -> int:
+        time.sleep(0.02 if number == 0 else 0)
+        return number
 
-    assert 1 <= len(seen) < 12
+    assert list(map_ahead(slow_at_first, range(20), workers=4)) == list(range(20))
 
 
-def test_progress_is_reported_seldom_and_at_the_end(tmp_path: Path):
-    paths = [save(tmp_path / f"{number}.png") for number in range(20)]
-    told: list[int] = []
+def test_whoever_stops_early_does_not_wait_for_what_was_not_begun():
+    begun: list[int] = []
+    results = map_ahead(begun.append, range(1000), workers=2)
+    next(results)
+    results.close()
 
-    started = time.monotonic()
-    list(scan_files(map(candidate, paths), {}, report=told.append))
+    assert len(begun) <= 2 * scanning.LOOK_AHEAD
 
-    assert told[-1] == 20
-    assert len(told) <= 2 + (time.monotonic() - started) / scanning.REPORT_SECONDS
+
+def test_what_the_work_raises_comes_out_at_its_place():
+    results = map_ahead(lambda number: 6 // number, [1, 2, 0, 3], workers=2)
+
+    assert [next(results), next(results)] == [6, 3]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_a_path_that_is_too_long_is_a_problem_with_a_short_name(tmp_path: Path):
+    path = save(tmp_path / "a.png")
+
+    (problem,) = scan_files([Candidate(path, f"A/{'x' * 800}/a.png", "A")], {})
+
+    assert isinstance(problem, Problem)
+    assert (problem.code, len(problem.path)) == ("name-too-long", 120)
+    assert problem.path.startswith("A/xxx") and problem.path.endswith("xxx/a.png")
 
 
 def test_every_file_gives_one_outcome_with_many_workers(tmp_path: Path):
@@ -206,10 +218,6 @@ def test_equal_pixels_under_two_labels_are_told_for_each_file():
     assert [problem.path for problem in problems] == ["A/5", "A/6", "B/4"]
     assert problems[0].reason == "The same pixels are labelled A here and differently in B/4 (B)."
     assert problems[2].reason == "The same pixels are labelled B here and differently in A/5 (A) and 1 more."
-
-
-def test_equal_pixels_under_one_label_are_copies():
-    assert exact_copies(ROWS) == [("A/1", "A/2")]
 
 
 @pytest.mark.slow

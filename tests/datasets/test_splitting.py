@@ -42,7 +42,6 @@ def shares(labels: list[str], splits: list[str]) -> dict[str, dict[str, int]]:
         ("A/patient12_view1.png", "B/patient12-2.png", "B/Patient12.png"),
         ("A/P0012_left.png", "A/P0012_right.png"),
         ("A/00000013_005.png", "A/00000013_006.png"),
-        ("A/patient7/study1/image1.png", "B/patient7/study2/image9.png"),
     ],
 )
 def test_these_files_are_of_one_patient(names):
@@ -65,6 +64,36 @@ def test_these_files_are_of_one_patient(names):
 )
 def test_these_files_are_not(names):
     assert len(set(keys_of(*names))) == len(names)
+
+
+def test_images_in_folders_of_one_patient_are_together():
+    one, other, third = keys_of("A/patient7/study1/1.png", "B/study1/Patient7/9.png", "B/patient8/study1/1.png")
+
+    assert one == other != third
+
+
+def test_a_patient_folder_is_named_as_such():
+    found = group_keys([Row("A/case1/a.png", "a"), Row("A/case2/b.png", "b")])
+
+    assert (found.name, found.description) == ("folder", "patient folder: 2 images")
+
+
+def test_a_folder_that_all_images_share_is_not_believed():
+    rows = [Row(f"A/series1/{number}.png", str(number), "the same", "folder") for number in range(5)]
+
+    found = group_keys(rows)
+
+    assert found.name == "image"
+    assert len(set(found.keys)) == 5
+
+
+def test_where_every_dicom_file_has_the_same_number_the_patient_folders_count():
+    rows = [Row(f"A/patient{number // 2}/{number}.dcm", str(number), "anonymous", "dicom") for number in range(6)]
+
+    found = group_keys(rows)
+
+    assert found.name == "folder"
+    assert len(set(found.keys)) == 3
 
 
 def test_the_patient_number_comes_before_the_file_name():

@@ -168,10 +168,25 @@ def test_a_collapsed_model_is_called_so():
 
 
 def test_an_area_that_luck_explains_is_called_did_not_learn_and_a_clear_one_is_not():
-    few = classification_metrics([0, 0, 1, 1], [[0.8, 0.2], [0.4, 0.6], [0.5, 0.5], [0.3, 0.7]], ("a", "b"), "b")
-    assert few["auc"] == 0.75 and few["warnings"][0].startswith("Did not learn")
+    answers = [[0.8, 0.2], [0.4, 0.6]] * 20
+    guess = classification_metrics([0, 1] * 40, answers + answers[::-1], ("a", "b"), "b")
+    assert guess["auc"] == 0.5
+    assert guess["warnings"] == [
+        "Did not learn: an area under the ROC curve of 0.50 cannot be told from guessing (0.50)."
+    ]
     labels, probabilities = random_case(0, 200, 2, 12)
     assert classification_metrics(labels, probabilities, ("a", "b"), "b")["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive", "auc"), [([0, 0, 1, 1], [0.2, 0.6, 0.5, 0.7], 0.75), ([0, 1, 1], [0.1, 0.8, 0.9], 1.0)]
+)
+def test_a_good_area_on_a_few_images_is_called_too_few_images_and_not_did_not_learn(labels, positive, auc):
+    result = classification_metrics(labels, [[1 - p, p] for p in positive], ("a", "b"), "b")
+    assert result["auc"] == auc
+    (warning,) = result["warnings"]
+    assert warning.startswith(f"Too few test images ({len(labels)}) to tell the model from guessing")
+    assert f"{auc:.2f}" in warning
 
 
 def test_figures_are_plain_json():

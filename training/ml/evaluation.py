@@ -86,4 +86,6 @@ def _split(
 
 def _metrics(split: SplitPredictions, data: PreparedData, threshold: float | None) -> dict[str, Any]:
     positive = data.positive_class if threshold is not None else None
-    return statistics.classification_metrics(split.labels, split.probabilities, data.classes, positive, threshold)
+    return statistics.classification_metrics(
+        split.labels, split.probabilities, data.classes, positive, threshold, ordinal=data.ordinal
+    )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets import splitting
 from datasets.cache import PreparedData
 from training.configurations import Configuration
 from training.ml import augmentation
@@ -21,12 +22,6 @@ def steps_per_epoch(images: int, batch_size: int, minimum_steps: int) -> int:
     With 100 images and batches of 32, one pass is 3 steps: five epochs would end before anything was learned.
     """
     return max(math.ceil(images / batch_size), minimum_steps)
-
-
-def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    """Weight of each class inverse to its frequency, so that a mean image weighs 1: N / (C * N_c) (King, Zeng 2001)."""
-    counts = np.bincount(labels, minlength=classes)
-    return (len(labels) / (classes * np.maximum(counts, 1))).astype(np.float32)
 
 
 def training_batches(
@@ -49,7 +44,10 @@ def training_batches(
             tf.TensorSpec((batch_size,), tf.float32),
         ),
     )
-    weights = class_weights(data.labels[rows], classes) if configuration.class_weights else np.ones(classes, np.float32)
+    weights = np.ones(classes, np.float32)
+    if configuration.class_weights:
+        for number, weight in splitting.class_weights(data.labels[rows].tolist()).items():
+            weights[number] = weight
 
     def read() -> Iterator[tuple[Any, ...]]:
         random = np.random.default_rng([configuration.seed, first_epoch])

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from django.core.management.base import CommandError
 from numpy.typing import NDArray
 
 from datasets import imaging
+from datasets.scanning import map_ahead
 from inference.engine import EngineError, LoadedModel, load
 from registry.models import ModelVersion
 from registry.statistics import classification_metrics
@@ -17,6 +19,8 @@ from xrayplatform import audit
 from xrayplatform.commands import PlatformCommand
 
 BATCH = 16
+FIGURES = ("accuracy", "auc", "precision", "recall", "f1", "quadratic_kappa")
+REPORTED = ("n", *FIGURES, "confusion_matrix", "classes")
 
 
 class Command(PlatformCommand):
@@ -40,11 +44,16 @@ class Command(PlatformCommand):
         if not len(labels):
             raise CommandError("Not one radiograph could be read in the class folders.")
         metrics = classification_metrics(
-            labels, probabilities, version.classes, version.positive_class or None, version.threshold
+            labels,
+            probabilities,
+            version.classes,
+            version.positive_class or None,
+            version.threshold,
+            # Only versions whose classes are grades were measured by it.
+            ordinal="quadratic_kappa" in version.metrics,
         )
         audit.record("version.evaluate", version, actor=self.actor(options), after={"n": metrics["n"]})
-        names = ("n", "accuracy", "auc", "precision", "recall", "f1", "confusion_matrix", "classes")
-        return {name: metrics[name] for name in names} | {
+        return {name: metrics[name] for name in REPORTED if name in metrics} | {
             "positive_class": version.positive_class or None,
             "threshold": version.threshold,
             "warnings": metrics["warnings"],
@@ -53,9 +62,10 @@ class Command(PlatformCommand):
 
     def show(self, result: dict[str, Any]) -> None:
         self.stdout.write(f"{result['n']} radiographs, {len(result['errors'])} could not be read")
-        for name in ("accuracy", "auc", "precision", "recall", "f1"):
-            value = result[name]
-            self.stdout.write(f"  {name:10} {'not available' if value is None else f'{value:.3f}'}")
+        for name in FIGURES:
+            if name in result:
+                value = result[name]
+                self.stdout.write(f"  {name:16} {'not available' if value is None else f'{value:.3f}'}")
         self.stdout.write("Confusion matrix (rows: true class, columns: decision)")
         for name, row in zip(result["classes"], result["confusion_matrix"], strict=True):
             self.stdout.write(f"  {name:24} " + " ".join(f"{count:6d}" for count in row))
@@ -93,13 +103,20 @@ def _predict(
 def _readable(
     files: list[tuple[Path, int]], version: ModelVersion, errors: list[dict[str, str]]
 ) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    for path, label in files:
-        try:
-            pixels = imaging.read(path).pixels
-        except imaging.ImageError as error:
-            errors.append({"path": f"{path.parent.name}/{path.name}", "reason": str(error)})
-            continue
-        yield imaging.to_model_input(pixels, version.image_size, version.preprocessing["fit"]), label
+    read = partial(_model_input, size=version.image_size, fit=version.preprocessing["fit"])
+    decoded = map_ahead(read, [path for path, _ in files])
+    for (path, label), pixels in zip(files, decoded, strict=True):
+        if isinstance(pixels, imaging.ImageError):
+            errors.append({"path": f"{path.parent.name}/{path.name}", "reason": str(pixels)})
+        else:
+            yield pixels, label
+
+
+def _model_input(path: Path, size: int, fit: str) -> NDArray[np.uint8] | imaging.ImageError:
+    try:
+        return imaging.to_model_input(imaging.read(path).pixels, size, fit)
+    except imaging.ImageError as error:
+        return error
 
 
 def _batches(items: Iterator[tuple[NDArray[np.uint8], int]]) -> Iterator[list[tuple[NDArray[np.uint8], int]]]:
