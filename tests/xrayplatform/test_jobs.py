@@ -123,7 +123,7 @@ def test_progress_is_written_at_most_once_a_second(claimed, monkeypatch):
     report(2, 4, "too soon")
     assert (fresh(claimed).message, fresh(claimed).progress) == ("first", 0.25)
     now[0] += 0.2
-    report(5, 4, "later", 0.5, 1.0)
+    report(5, 4, "later")
     assert (fresh(claimed).message, fresh(claimed).progress) == ("later", 1.0)
 
 
