@@ -65,7 +65,7 @@ test-fast: $(STAMPS)/dev $(STAMPS)/node
 test-postgres: $(STAMPS)/dev $(STAMPS)/node
 	$(BIN)/python -m tests.postgres
 
-lint: $(STAMPS)/dev
+lint: $(STAMPS)/dev $(STAMPS)/node
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -78,7 +78,7 @@ format: $(STAMPS)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-screenshots: $(STAMPS)/dev
+screenshots: $(STAMPS)/dev $(STAMPS)/node
 	$(BIN)/python -m tests.journey.screenshots docs/screenshots
 
 clean:
