@@ -12,7 +12,7 @@ import requests
 from tests.journey.conftest import own_database
 from tests.journey.instance import PASSWORD, Instance
 
-pytestmark = [pytest.mark.slow, pytest.mark.postgres]
+pytestmark = pytest.mark.slow
 CHEST = "CHEST/synthetic_chest_pneumonia"
 
 
@@ -84,6 +84,7 @@ def start_run(client: Client, dataset: Any, **options: Any) -> str:
     return f"runs/{client.post('runs/', 202, json=wanted)['id']}/"
 
 
+@pytest.mark.postgres
 def test_the_main_job_over_the_api_with_real_workers(instance: Instance, client: Client, dataset: Any) -> None:
     cancelled = start_run(client, dataset, epochs=200, batch_size=8)
     client.follow(cancelled, lambda run: run["phase"] == "training")
