@@ -12,9 +12,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
-from xrayplatform.http import Conflict
-from xrayplatform.jobs import JobError
-
 from .models import Dataset, Preparation, Scan
 from .serializers import (
     DatasetListSerializer,
@@ -48,12 +45,9 @@ class DatasetViewSet(ReadOnlyModelViewSet):
     @action(detail=False, methods=["post"], filter_backends=[], pagination_class=None)
     def scan(self, request: Request) -> Response:
         """Start a scan of DATASET_ROOT; follow it under `scans/`."""
-        try:
-            with transaction.atomic():
-                job = Scan.create(request.user)
-                job.enqueue()
-        except JobError as error:
-            raise Conflict(f"{error} {error.hint}") from error
+        with transaction.atomic():
+            job = Scan.create(request.user)
+            job.enqueue()
         return Response(ScanSerializer(job).data, status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(request=PrepareSerializer, responses={202: PreparationSerializer})
@@ -63,12 +57,9 @@ class DatasetViewSet(ReadOnlyModelViewSet):
         dataset = self.get_object()
         options = PrepareSerializer(data=request.data)
         options.is_valid(raise_exception=True)
-        try:
-            with transaction.atomic():
-                job = Preparation.create(dataset, request.user, **options.validated_data)
-                job.enqueue()
-        except JobError as error:
-            raise Conflict(f"{error} {error.hint}") from error
+        with transaction.atomic():
+            job = Preparation.create(dataset, request.user, **options.validated_data)
+            job.enqueue()
         return Response(PreparationSerializer(job).data, status=status.HTTP_202_ACCEPTED)
 
 

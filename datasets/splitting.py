@@ -192,9 +192,6 @@ class _Groups:
     counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     fixed: dict[str, str] = field(default_factory=dict)
 
-    def with_class(self, name: str) -> list[str]:
-        return [group for group, counts in self.counts.items() if counts[name]]
-
 
 def split(
     labels: Sequence[str],

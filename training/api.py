@@ -12,9 +12,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from xrayplatform.http import Conflict
-from xrayplatform.jobs import JobError
-
 from .models import TrainingRun
 from .serializers import EpochMetricSerializer, RunLogSerializer, RunSerializer, StartRunSerializer
 
@@ -51,18 +48,15 @@ class RunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSe
         wanted = StartRunSerializer(data=request.data, context={"request": request})
         wanted.is_valid(raise_exception=True)
         values = wanted.validated_data
-        try:
-            with transaction.atomic():
-                run = TrainingRun.create(
-                    values["dataset"],
-                    values["architecture"],
-                    values["configuration"],
-                    request.user,
-                    preset=values["preset"],
-                )
-                run.enqueue()
-        except JobError as error:
-            raise Conflict(f"{error} {error.hint}") from error
+        with transaction.atomic():
+            run = TrainingRun.create(
+                values["dataset"],
+                values["architecture"],
+                values["configuration"],
+                request.user,
+                preset=values["preset"],
+            )
+            run.enqueue()
         return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(request=None, responses=RunSerializer)

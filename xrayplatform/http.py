@@ -18,6 +18,7 @@ from rest_framework.response import Response
 from rest_framework.views import exception_handler
 
 from . import audit
+from .jobs import JobError
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 TOUCH_SESSION_EVERY_SECONDS = 60
@@ -127,7 +128,12 @@ class Unavailable(exceptions.APIException):
 
 
 def problem_details(error: Exception, context: dict[str, Any]) -> Response | None:
-    """DRF's exception handler: every error as RFC 9457 problem details, and refusals into the audit log."""
+    """DRF's exception handler: every error as RFC 9457 problem details, and refusals into the audit log.
+
+    A job that cannot be started now is a conflict with the state of things, wherever it is raised.
+    """
+    if isinstance(error, JobError):
+        error = Conflict(f"{error} {error.hint}")
     response = exception_handler(error, context)
     if response is None:
         return None

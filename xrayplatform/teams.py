@@ -112,4 +112,4 @@ class RolePermission(BasePermission):
         if action is None:
             raise MethodNotAllowed(request.method)
         needed = getattr(view, "permissions", {}).get(action)
-        return needed is not None and (needed == "authenticated" or request.user.has_perm(needed))
+        return needed is not None and request.user.has_perm(needed)
