@@ -8,12 +8,16 @@ import pytest
 
 from datasets.layouts import (
     FoundDataset,
+    Option,
     Problem,
     find_datasets,
+    find_in,
     folder_problems,
     natural_key,
     patient_folder,
     printable,
+    problems_in,
+    survey,
 )
 from tests.datasets.files import NO_SHARED, SHARED, encode, gradient, save
 
@@ -342,7 +346,7 @@ def test_a_dataset_knows_how_many_files_it_holds_before_one_is_opened(root: Path
     fill(root, "f/1.png", "f/2.png", "f/patient1/3.png")
     (root / "f/labels.csv").write_text("filename,label\n1.png,sick\n2.png,well\n")
 
-    assert {found.name: found.file_count for found in find_datasets(root)} == {"d": 3, "e": 4, "f": 2}
+    assert {found.name: found.file_count for found in find_datasets(root)} == {"d": 3, "e": 4, "f": 3}
 
 
 def test_a_huge_number_of_bad_rows_is_counted_and_not_listed(root: Path):
@@ -358,6 +362,320 @@ def test_an_unusable_csv_file_does_not_hide_the_dataset(root: Path, text):
 
     assert len(listed(found)) == 4
     assert found.problems
+
+
+def test_a_csv_file_beside_class_folders_confirms_them_and_brings_the_patients(root: Path):
+    fill(root, "d/NORMAL/1.png", "d/NORMAL/2.png", "d/SICK/3.png", "d/SICK/4.png")
+    (root / "d/list.csv").write_text("file;class;patient\n1;normal;P1\n2;normal;P1\n3;sick;P2\n4;sick;P3\n")
+
+    found = only(root)
+
+    assert (found.layout, found.classes, found.question, found.problems) == (
+        "class-folders", ("NORMAL", "SICK"), None, (),
+    )  # fmt: skip
+    assert [file.patient for file in sorted(found.files(), key=lambda file: file.relative)] == ["P1", "P1", "P2", "P3"]
+    assert "list.csv describes them (labels from the column class, patients from the column patient)" in found.because
+
+
+def test_a_csv_file_that_names_other_images_is_told_and_not_used(root: Path):
+    fill(root, "d/NORMAL/1.png", "d/SICK/3.png")
+    (root / "d/predictions.csv").write_text("file,label\nx.png,sick\ny.png,normal\n")
+
+    found = only(root)
+
+    assert len(listed(found)) == 2
+    assert "predictions.csv: No row names an image of this dataset; the file is not used." in reasons(found)
+
+
+def test_images_in_split_folders_take_their_class_from_the_csv_file_and_keep_their_split(root: Path):
+    fill(root, "CHEST/d/train/1.png", "CHEST/d/train/2.png", "CHEST/d/test/3.png")
+    (root / "CHEST/d/labels.csv").write_text("filename,label\ntrain/1.png,sick\ntrain/2.png,well\ntest/3.png,sick\n")
+
+    found = only(root)
+
+    assert (found.name, found.layout, found.question) == ("CHEST/d", "images-csv", None)
+    assert {(file.relative, file.class_name, file.source_split) for file in found.files()} == {
+        ("train/1.png", "sick", "train"),
+        ("train/2.png", "well", "train"),
+        ("test/3.png", "sick", "test"),
+    }
+
+
+def test_images_in_a_folder_of_any_name_take_their_class_from_the_csv_file_beside_it(root: Path):
+    fill(root, "HAND/d/boneage-set/1.png", "HAND/d/boneage-set/2.png")
+    (root / "HAND/d/boneage.csv").write_text("id,grade\n1,2\n2,3\n")
+
+    assert listed(only(root)) == {"boneage-set/1.png": "2", "boneage-set/2.png": "3"}
+
+
+def test_a_row_that_fits_two_images_labels_neither(root: Path):
+    fill(root, "d/images/patient1/1.png", "d/images/patient2/1.png", "d/images/2.png", "d/images/3.png")
+    (root / "d/labels.csv").write_text("filename,label\n1.png,sick\n2.png,sick\n3.png,well\n")
+
+    found = only(root)
+
+    assert listed(found) == {"images/2.png": "sick", "images/3.png": "well"}
+    assert codes(found) == {"ambiguous-row": 2}
+
+
+# --- Deeper folders
+
+
+def test_a_dataset_in_a_folder_of_its_own_name_is_found_there(root: Path):
+    found = only(fill(root, *(f"CHEST/dataset/dataset/train/{name}/1.jpg" for name in ("NORMAL", "SICK"))))
+
+    assert (found.name, found.layout, found.body_part) == ("CHEST/dataset/dataset", "split-folders", "chest")
+
+
+def test_class_folders_with_images_and_masks_ask_and_leave_the_masks_out(root: Path):
+    for name in ("COVID", "Normal"):
+        fill(root, f"CHEST/radiography/{name}/images/1.png", f"CHEST/radiography/{name}/masks/1.png")
+
+    found = only(root)
+
+    assert (found.name, found.classes) == ("CHEST/radiography", ("COVID", "Normal"))
+    assert listed(found) == {"COVID/images/1.png": "COVID", "Normal/images/1.png": "Normal"}
+    assert found.question and found.question.code == "subfolders"
+    assert [(option.value, option.label, option.counts) for option in found.question.options] == [
+        ("images", "images/ without masks/", {"COVID": 1, "Normal": 1}),
+        ("images,masks", "images/ and masks/", {"COVID": 2, "Normal": 2}),
+    ]
+    assert "COVID/masks: 1 image by the answer to the question, left out." in reasons(found)
+
+
+def test_an_images_folder_in_each_class_folder_is_nothing_to_ask(root: Path):
+    found = only(fill(root, "d/COVID/images/1.png", "d/Normal/images/1.png"))
+
+    assert (found.classes, found.question) == (("COVID", "Normal"), None)
+
+
+def mura(root: Path, *parts: str) -> Path:
+    return fill(
+        root,
+        *(
+            f"ARM/MURA/{split}/{part}/patient{number:05}/study1_{label}/image1.png"
+            for split in ("train", "valid")
+            for part in parts
+            for number, label in enumerate(("positive", "negative"), len(split))
+        ),
+    )
+
+
+def test_studies_that_bear_their_label_are_sorted_by_it(root: Path):
+    found = only(mura(root, "XR_WRIST"))
+
+    assert (found.name, found.layout, found.question) == ("ARM/MURA", "study-folders", None)
+    assert (found.classes, found.positive_class) == (("negative", "positive"), "positive")
+    assert found.because == "found because the folders of the studies end in negative, positive"
+    assert {(file.source_split, file.class_name, file.patient) for file in found.files()} == {
+        ("train", "positive", "patient00005"),
+        ("train", "negative", "patient00006"),
+        ("validation", "positive", "patient00005"),
+        ("validation", "negative", "patient00006"),
+    }
+
+
+def test_studies_in_the_folders_of_several_body_parts_are_a_question(root: Path):
+    found = only(mura(root, "XR_WRIST", "XR_ELBOW"))
+
+    assert (found.classes, found.answer) == (("negative", "positive"), "studies")
+    assert {option.value: set(option.counts) for option in options(found)} == {
+        "studies": {f"{split} / {name}" for split in ("train", "validation") for name in ("negative", "positive")},
+        "folders": {f"{split} / {name}" for split in ("train", "validation") for name in ("XR_ELBOW", "XR_WRIST")},
+    }
+    (answered,) = find_datasets(root, {"ARM/MURA": "folders"})
+    assert (answered.layout, answered.classes) == ("split-folders", ("XR_ELBOW", "XR_WRIST"))
+
+
+# --- Questions
+
+
+def options(found: FoundDataset) -> tuple[Option, ...]:
+    assert found.question
+    return found.question.options
+
+
+def test_split_folders_beside_class_folders_are_a_question(root: Path):
+    fill(root, *(f"d/{split}{name}/{split[:2]}1.png" for split in ("train/", "test/", "") for name in ("WELL", "ILL")))
+
+    found = only(root)
+
+    assert found.question and found.question.code == "splits-beside-classes"
+    assert "Class folders (ILL, WELL) lie beside the split folders (test, train)" in found.question.text
+    assert {option.value: option.counts for option in options(found)} == {
+        "splits": {"test / ILL": 1, "test / WELL": 1, "train / ILL": 1, "train / WELL": 1},
+        "classes": {"ILL": 1, "WELL": 1},
+        "both": {
+            "no split / ILL": 1, "no split / WELL": 1, "test / ILL": 1, "test / WELL": 1, "train / ILL": 1,
+            "train / WELL": 1,
+        },
+    }  # fmt: skip
+    assert (found.answer, len(listed(found))) == ("splits", 4)
+    both, classes = (find_datasets(root, {"d": answer})[0] for answer in ("both", "classes"))
+    assert Counter(file.source_split for file in both.files()) == {"train": 2, "test": 2, "": 2}
+    assert (classes.name, classes.layout, len(listed(classes))) == ("d", "class-folders", 2)
+    assert "train/WELL: 1 image" in reasons(classes)
+
+
+def test_class_folders_that_hold_class_folders_are_a_question(root: Path):
+    fill(root, "d/NORMAL/1.png", "d/PNEUMONIA/bacteria/2.png", "d/PNEUMONIA/virus/3.png")
+
+    found = only(root)
+
+    assert (found.name, found.answer, found.classes) == ("d", "one-level", ("NORMAL", "PNEUMONIA"))
+    (two,) = find_datasets(root, {"d": "two-levels"})
+    assert listed(two) == {
+        "NORMAL/1.png": "NORMAL",
+        "PNEUMONIA/bacteria/2.png": "PNEUMONIA bacteria",
+        "PNEUMONIA/virus/3.png": "PNEUMONIA virus",
+    }
+
+
+FRACTURES = "image_id,hand,leg,fractured\n1.png,1,0,1\n2.png,0,1,0\n3.png,1,0,0\n4.png,1,1,1\n"
+
+
+def test_several_columns_that_could_be_the_label_are_a_question(root: Path):
+    fill(root, *(f"ARM/f/images/{number}.png" for number in range(1, 5)))
+    (root / "ARM/f/dataset.csv").write_text(FRACTURES)
+
+    found = only(root)
+
+    assert found.question and found.question.code == "label-column"
+    assert found.answer == found.question.suggested == "dataset.csv:fractured"
+    assert [(option.label, option.counts) for option in options(found)] == [
+        ("The column fractured of dataset.csv", {"fractured": 2, "not fractured": 2}),
+        ("The column hand of dataset.csv", {"hand": 3, "not hand": 1}),
+        ("The column leg of dataset.csv", {"leg": 2, "not leg": 2}),
+    ]
+    assert set(options(found)[0].examples) == {f"images/{number}.png" for number in range(1, 5)}
+    (hands,) = find_datasets(root, {"ARM/f": "dataset.csv:hand"})
+    assert (hands.name, hands.classes, hands.positive_class) == ("ARM/f", ("hand", "not hand"), "hand")
+
+
+def test_a_column_that_the_class_folders_name_leaves_nothing_to_ask(root: Path):
+    fill(root, *(f"f/images/Fractured/{number}.png" for number in (1, 4)))
+    fill(root, *(f"f/images/Non_fractured/{number}.png" for number in (2, 3)))
+    (root / "f/dataset.csv").write_text(FRACTURES)
+
+    found = only(root)
+
+    assert (found.question, found.answer, found.problems) == (None, "", ())
+
+
+def test_several_csv_files_that_sort_the_images_are_a_question(root: Path):
+    fill(root, "d/images/1.png", "d/images/2.png")
+    (root / "d/a.csv").write_text("file,label\n1,well\n2,ill\n")
+    (root / "d/b.csv").write_text("file,grade\n1,0\n2,3\n")
+
+    found = only(root)
+
+    assert [option.value for option in options(found)] == ["a.csv:label", "b.csv:grade"]
+    assert listed(find_datasets(root, {"d": "b.csv:grade"})[0]) == {"images/1.png": "0", "images/2.png": "3"}
+
+
+def test_folders_and_a_csv_file_that_name_different_classes_are_a_question(root: Path):
+    fill(root, *(f"d/{name}/{name}{number}.png" for name in ("A", "B") for number in range(5)))
+    rows = "".join(f"{name}{number},{'well' if number else 'ill'}\n" for name in "AB" for number in range(5))
+    (root / "d/labels.csv").write_text("file,diagnosis\n" + rows)
+
+    found = only(root)
+
+    assert found.question and "labels.csv name different classes for 100% of the images" in found.question.text
+    assert [(option.value, option.counts) for option in options(found)] == [
+        ("folder", {"A": 5, "B": 5}),
+        ("csv", {"ill": 2, "well": 8}),
+    ]
+    assert Counter(listed(found).values()) == {"A": 5, "B": 5}
+    assert Counter(listed(find_datasets(root, {"d": "csv"})[0]).values()) == {"ill": 2, "well": 8}
+
+
+def test_an_answer_that_no_longer_fits_is_ignored_and_the_question_asked_again(root: Path):
+    fill(root, "d/NORMAL/1.png", "d/SICK/mild/2.png", "d/SICK/severe/3.png")
+
+    (found,) = find_datasets(root, {"d": "csv", "gone": "both"})
+
+    assert found.question and found.answer == found.question.suggested == "one-level"
+
+
+def test_two_things_that_are_not_clear_are_asked_together(root: Path):
+    fill(root, *(f"d/{split}/{name}/{kind}/1.png" for split in ("train", "test") for name in "AB" for kind in KINDS))
+    fill(root, *(f"d/{name}/{kind}/1.png" for name in "AB" for kind in KINDS))
+
+    found = only(root)
+
+    assert found.answer == "splits+images"
+    assert {option.value for option in options(found)} == {
+        f"{one}+{other}" for one in ("splits", "classes", "both") for other in ("images", "images,masks")
+    }
+
+
+KINDS = ("images", "masks")
+
+
+@pytest.mark.parametrize(("names", "unnamed"), [("01234", True), ("01", True), (("KL0", "KL1", "KL2"), False)])
+def test_classes_that_are_bare_numbers_want_display_names(root: Path, names, unnamed):
+    assert only(fill(root, *(f"KNEE/d/{name}/1.png" for name in names))).unnamed_grades == unnamed
+
+
+# --- One walk
+
+
+def test_a_surveyed_tree_answers_everything_without_another_walk(root: Path, monkeypatch: pytest.MonkeyPatch):
+    fill(root, "CHEST/d/A/1.png", "CHEST/d/B/2.png", "ARM/loose.png")
+    tree = survey(root)
+    monkeypatch.setattr(os, "scandir", lambda path: pytest.fail(f"{path} was listed again"))
+
+    found = find_in(tree)
+
+    assert [dataset.file_count for dataset in found] == [2]
+    assert [problem.path for problem in problems_in(tree, found)] == ["ARM"]
+
+
+def test_the_folders_of_a_dataset_come_in_natural_order_with_their_files(root: Path):
+    found = only(fill(root, "d/ILL/patient10/1.png", "d/ILL/patient2/2.png", "d/ILL/3.png", "d/WELL/4.png"))
+
+    assert [(folder.relative, folder.class_name, folder.patient, folder.count) for folder in found.folders()] == [
+        ("ILL", "ILL", None, 1),
+        ("ILL/patient2", "ILL", "patient2", 1),
+        ("ILL/patient10", "ILL", "patient10", 1),
+        ("WELL", "WELL", None, 1),
+    ]
+    assert [file.relative for folder in found.folders() for file in folder.entries()] == list(listed(found))
+
+
+def test_a_candidate_brings_size_and_time_and_a_pipe_has_none(root: Path):
+    path = fill(root, "d/A/1.png", "d/B/2.png") / "d/A/1.png"
+    os.mkfifo(root / "d/A/pipe.png")
+
+    files = {file.relative: (file.size, file.mtime_ns) for file in only(root).files()}
+
+    assert files["A/1.png"] == (len(JPEG), path.stat().st_mtime_ns)
+    assert files["A/pipe.png"] == (-1, -1)
+
+
+def test_the_survey_tells_how_far_it_is_and_can_be_ended(root: Path):
+    folder = root / "d/A"
+    folder.mkdir(parents=True)
+    for number in range(4100):
+        (folder / f"{number}.png").touch()
+    told: list[int] = []
+
+    assert survey(root, told.append).total == 4100
+    assert told == [2000, 4000]
+    with pytest.raises(KeyboardInterrupt):
+        survey(root, lambda files: (_ for _ in ()).throw(KeyboardInterrupt))
+
+
+def test_other_labels_in_a_csv_file_are_another_signature(root: Path):
+    fill(root, "d/images/1.png", "d/images/2.png")
+    (root / "d/labels.csv").write_text("file,label\n1,well\n2,ill\n")
+    before = only(root)
+    (root / "d/labels.csv").write_text("file,label\n1,ill\n2,well\n")
+    after = only(root)
+
+    assert [folder.signature for folder in before.folders()] == [folder.signature for folder in after.folders()]
+    assert before.signature != after.signature
+    assert before.table_digest != after.table_digest
 
 
 # --- What is told as a problem
@@ -517,6 +835,8 @@ def test_the_real_datasets_are_found_as_they_are():
     }
     assert [dataset.body_part for dataset in found.values()] == ["arm", "arm", "chest", "chest", "knee"]
     assert [problem for dataset in found.values() for problem in dataset.problems] == []
+    assert [dataset.name for dataset in found.values() if dataset.question] == []
+    assert [dataset.name for dataset in found.values() if dataset.unnamed_grades] == ["KNEE/Osteoarthritis Knee X-ray"]
     assert folder_problems(root, list(found.values())) == []
     assert Counter(file.class_name for file in found["CHEST/chest_xray Pneumonia"].files()) == {
         "NORMAL": 1341,
