@@ -52,7 +52,7 @@ class PredictionQuerySet(TeamScopedQuerySet):
         start = time.perf_counter()
         version, served = model_in_service(condition)
         radiograph = imaging.read(source)
-        pixels = imaging.to_model_input(radiograph.pixels, version.image_size, version.preprocessing["fit"])
+        pixels = imaging.model_input(radiograph, version.image_size, version.preprocessing["fit"])
         probabilities = served.model.predict(pixels[None])[0]
         prediction = Prediction(
             version=version,

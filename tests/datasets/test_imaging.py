@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datasets import imaging
-from datasets.imaging import ImageError, read, to_model_input, to_png
+from datasets.imaging import ImageError, model_input, read, to_model_input, to_png
 from tests.datasets.files import HALVES, NO_SHARED, SHARED, encode, gradient
 
 ORIENTATION = 0x0112
@@ -47,7 +47,7 @@ def test_a_grey_png_is_read_exactly():
     assert (found.width, found.height) == (32, 24)
     assert found.pixels.dtype == np.float32
     np.testing.assert_array_equal(found.pixels, picture.astype(np.float32) / np.float32(255))
-    assert found.steps == ()
+    assert found.steps == ("PNG, 8 bit grey",)
     assert found.patient is None
 
 
@@ -123,7 +123,7 @@ def test_a_16_bit_png_is_scaled_by_the_bits_it_uses(maximum, bits):
     found = read(encode(values, "PNG"))
 
     np.testing.assert_allclose(found.pixels, values / maximum, atol=1e-6)
-    assert found.steps == (f"{bits} of 16 bits used",)
+    assert found.steps == ("PNG, 16 bit grey", f"{bits} of its 16 bits used")
 
 
 def test_transparency_is_laid_over_black():
@@ -152,13 +152,86 @@ def test_colour_becomes_luma():
     found = read(encode(colours, "PNG"))
 
     np.testing.assert_allclose(found.pixels[0], [0.299, 0.587, 0.114], atol=1 / 255)
-    assert found.steps == ("colour to grey",)
+    assert found.steps == ("PNG, 8 bit colour", "colour turned to grey")
 
 
 def test_cmyk_is_not_read_as_a_negative():
     found = read(encode(Image.fromarray(HALVES).convert("RGB").convert("CMYK"), "JPEG", quality=95))
 
     np.testing.assert_allclose(found.pixels[:, [4, 27]] * 255, [[40, 200]] * 32, atol=6)
+
+
+@pytest.mark.parametrize("with_adobe_marker", [True, False])
+def test_the_inks_of_a_cmyk_jpeg_are_stored_upside_down_as_adobe_does(with_adobe_marker):
+    """Full ink is 0 in such files; whoever reads 255 as full ink shows a negative."""
+    inks = np.zeros((16, 32, 4), np.uint8)
+    inks[:, 16:, 3] = 255  # black ink on the right half only
+    data = encode(Image.fromarray(inks, "CMYK"), "JPEG", quality=95)
+    marker = data.index(b"\xff\xee\x00\x0eAdobe")
+    if not with_adobe_marker:
+        data = data[:marker] + data[marker + 16 :]
+
+    found = read(data)
+
+    assert found.steps[0] == "JPEG, 8 bit colour for print (CMYK)"
+    np.testing.assert_allclose(found.pixels[:, [4, 27]], [[1, 0]] * 16, atol=0.03)
+
+
+def test_a_16_bit_picture_is_finer_than_its_grey_copy():
+    values = np.array([[0, 1, 2, 65535]], np.uint16)
+
+    found = read(encode(values, "PNG"))
+
+    assert len(np.unique(found.pixels)) == 4
+    np.testing.assert_array_equal(found.grey, [[0, 0, 0, 255]])
+
+
+def test_colourfulness_tells_a_photograph_from_a_radiograph():
+    grey = Image.fromarray(gradient())
+    red = np.zeros((40, 40, 3), np.uint8)
+    red[..., 0] = 255
+
+    assert read(encode(grey, "PNG")).colour == 0
+    assert read(encode(grey.convert("RGB"), "PNG")).colour == 0
+    assert read(encode(grey.convert("RGB"), "JPEG")).colour < 0.02
+    assert read(encode(red, "PNG")).colour == 1
+    red[20:] = 90
+    assert read(encode(red, "PNG")).colour == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_colours_of_a_palette_count_as_colour():
+    picture = Image.fromarray(np.zeros((8, 8), np.uint8), "P")
+    picture.putpalette([200, 0, 100] + [0] * 765)
+
+    assert read(encode(picture, "PNG")).colour == pytest.approx(200 / 255)
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("1", "PNG, black and white"),
+        ("L", "PNG, 8 bit grey"),
+        ("LA", "PNG, 8 bit grey with transparency"),
+        ("P", "PNG, a palette of colours"),
+        ("RGB", "PNG, 8 bit colour"),
+        ("RGBA", "PNG, 8 bit colour with transparency"),
+    ],
+)
+def test_the_first_step_says_in_words_what_the_file_is(mode, words):
+    assert read(encode(Image.fromarray(gradient()).convert(mode), "PNG")).steps[0] == words
+
+
+def test_exif_is_applied_to_a_jpeg_and_the_turned_picture_is_not_turned_again():
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    data = encode(gradient(), "JPEG", quality=95, exif=exif)
+
+    found = read(data)
+
+    assert (found.width, found.height) == (24, 32)
+    assert np.abs(found.grey - np.rot90(gradient(), -1).astype(float)).max() < 8
+    assert found.steps == ("JPEG, 8 bit grey", "turned upright by EXIF")
+    assert read(encode(found.grey, "PNG")).digest == found.digest
 
 
 def test_one_bit_pictures_are_black_and_white():
@@ -222,6 +295,36 @@ def test_a_png_with_a_flipped_bit_is_refused():
     data[data.index(b"IDAT") + 40] ^= 1
 
     assert refusal(bytes(data)).code == "damaged"
+
+
+@pytest.mark.parametrize("behind", [b"PK\x03\x04" + bytes(100), b"<script>alert(1)</script>", b"\0" * 5000])
+def test_what_is_glued_behind_a_picture_is_never_looked_at(behind):
+    """A picture that is also an archive or a page: only its pixels are ever used, and it is never served as it came."""
+    for kind in ("JPEG", "PNG"):
+        data = encode(gradient(), kind)
+
+        assert read(data + behind).digest == read(data).digest
+
+
+@pytest.mark.parametrize("before", [b"GIF89a", b"%PDF-1.4\n", b"PK\x03\x04", b"MZ", b"<html>", b"\0"])
+def test_a_picture_hidden_behind_something_else_is_refused(before):
+    for kind in ("JPEG", "PNG"):
+        assert refusal(before + encode(gradient(), kind)).code == "not-an-image"
+
+
+def test_a_colour_profile_that_unpacks_without_end_is_refused():
+    bomb = png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(30 * 1024**2), 9))
+    data = encode(gradient(), "PNG")
+
+    assert refusal(data[:33] + bomb + data[33:]).code == "damaged"
+
+
+def test_a_jpeg_that_says_it_is_huge_is_refused_before_it_is_decoded():
+    data = bytearray(encode(gradient(), "JPEG"))
+    start = data.index(b"\xff\xc0") + 5
+    data[start : start + 4] = struct.pack(">HH", 65_000, 65_000)
+
+    assert refusal(bytes(data)).code == "too-large"
 
 
 def test_a_huge_picture_is_refused_before_it_is_decoded():
@@ -309,6 +412,30 @@ def test_a_picture_of_the_right_size_is_passed_on_exactly():
     square = gradient(32, 32)
 
     np.testing.assert_array_equal(to_model_input(square / np.float32(255), 32), square)
+    np.testing.assert_array_equal(to_model_input(square, 32), square)
+
+
+@pytest.mark.parametrize("size", [8, 24, 31, 64])
+@pytest.mark.parametrize("fit", imaging.FITS)
+def test_bytes_and_floats_of_a_picture_give_the_same_input(size, fit):
+    """Half the pixels of a picture halved in size lie exactly between two greys."""
+    found = read(encode(gradient(48, 62), "PNG"))
+
+    expected = to_model_input(found.pixels, size, fit)
+
+    np.testing.assert_array_equal(to_model_input(found.grey, size, fit), expected)
+    np.testing.assert_array_equal(model_input(found, size, fit), expected)
+
+
+def test_a_deep_picture_is_rounded_after_it_was_resized_and_not_before():
+    """Levels of 0.6, 0.6, 0.6 and 0 are 0.45 together, so black. Rounded first they would be 0.75, so not black."""
+    values = np.tile(np.array([[154, 154, 154, 0]], np.uint16), (32, 8))
+    values[0, 0] = 65535
+
+    found = read(encode(values, "PNG"))
+
+    assert (model_input(found, 8)[4:, 4:] == 0).all()
+    assert (to_model_input(found.grey, 8)[4:, 4:] == 1).all()
 
 
 @pytest.mark.parametrize(("shape", "bars"), [((20, 40), (0, slice(None))), ((40, 20), (slice(None), 0))])

@@ -114,7 +114,7 @@ def _readable(
 
 def _model_input(path: Path, size: int, fit: str) -> NDArray[np.uint8] | imaging.ImageError:
     try:
-        return imaging.to_model_input(imaging.read(path).pixels, size, fit)
+        return imaging.model_input(imaging.read(path), size, fit)
     except imaging.ImageError as error:
         return error
 
