@@ -1,0 +1,170 @@
+"""What changed between two versions of a dataset, and the proof that a division shares no group."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, NamedTuple
+
+from datasets.splitting import SPLITS, shared_groups
+
+MAX_LISTED: Final = 100
+KINDS: Final = ("added", "removed", "relabelled", "changed", "moved", "unchanged")
+
+
+class Entry(NamedTuple):
+    """One image of a version. digest: of its pixels."""
+
+    path: str
+    digest: str
+    class_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One image that is not what it was. old_path and old_class are "" for an added one, path and class_name for a
+    removed one."""
+
+    old_path: str
+    path: str
+    old_class: str
+    class_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Every image of both versions counted once.
+
+    counts: images by kind, all of `KINDS`. classes: the same by class; an image that left a class counts in both, the
+    old and the new one. listed: the first changes of each kind but "unchanged", sorted by path; more: how many of the
+    kind are not listed.
+    """
+
+    counts: dict[str, int]
+    classes: dict[str, dict[str, int]]
+    listed: dict[str, list[Change]]
+    more: dict[str, int]
+
+    @property
+    def same(self) -> bool:
+        """Whether both versions hold the same images at the same places with the same labels."""
+        return not any(count for kind, count in self.counts.items() if kind != "unchanged")
+
+    def to_json(self) -> dict[str, Any]:
+        """Only dicts, lists, strings and numbers."""
+        return asdict(self)
+
+
+def compare(
+    old: Iterable[tuple[str, str, str]], new: Iterable[tuple[str, str, str]], limit: int = MAX_LISTED
+) -> Comparison:
+    """Compare two versions, each given as (path, digest of the pixels, class) of all its images, in any order.
+
+    An image is first looked for at its path, then, by its pixels, at any other. Each one is of one kind: *relabelled*
+    (same pixels, other class, at the same path or moved, as from one class folder to another), *changed* (same path,
+    other pixels, whatever its class), *moved* (same pixels and class, other path), *added*, *removed* or *unchanged*.
+    Of several copies that moved, those that kept their class or file name are paired first. Raises ValueError when a
+    version has a path twice.
+    """
+    before = _by_path(old)
+    counts: Counter[str] = Counter()
+    classes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    changes: defaultdict[str, list[Change]] = defaultdict(list)
+    for kind, change in _changes(before, new):
+        counts[kind] += 1
+        for name in {change.old_class, change.class_name} - {""}:
+            classes[name][kind] += 1
+        if kind != "unchanged":
+            changes[kind].append(change)
+    listed = {kind: sorted(changes[kind], key=lambda c: (c.path or c.old_path, c.old_path)) for kind in KINDS[:-1]}
+    return Comparison(
+        {kind: counts[kind] for kind in KINDS},
+        {name: {kind: classes[name][kind] for kind in KINDS} for name in sorted(classes)},
+        {kind: found[:limit] for kind, found in listed.items()},
+        {kind: max(0, len(found) - limit) for kind, found in listed.items()},
+    )
+
+
+def _by_path(entries: Iterable[tuple[str, str, str]]) -> dict[str, tuple[str, str]]:
+    found: dict[str, tuple[str, str]] = {}
+    for path, digest, class_name in entries:
+        if path in found:
+            raise ValueError("a path is twice in one version")
+        found[path] = (digest, class_name)
+    return found
+
+
+def _changes(before: dict[str, tuple[str, str]], new: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, Change]]:
+    """(kind, change) of every image. Empties `before`."""
+    seen: set[str] = set()
+    elsewhere: list[Entry] = []
+    for path, digest, class_name in new:
+        if path in seen:
+            raise ValueError("a path is twice in one version")
+        seen.add(path)
+        was = before.pop(path, None)
+        if was is None:
+            elsewhere.append(Entry(path, digest, class_name))
+            continue
+        kind = "changed" if was[0] != digest else "unchanged" if was[1] == class_name else "relabelled"
+        yield kind, Change(path, path, was[1], class_name)
+    yield from _moves([Entry(path, *rest) for path, rest in before.items()], elsewhere)
+
+
+def _moves(gone: Sequence[Entry], come: Sequence[Entry]) -> Iterator[tuple[str, Change]]:
+    """Pair what is at no common path by its pixels, the most alike first."""
+    left = set(come)
+    waiting = list(gone)
+    for alike in (_class_and_name, _class, _name, _pixels):
+        places: defaultdict[Hashable, list[Entry]] = defaultdict(list)
+        for entry in sorted(left, reverse=True):
+            places[alike(entry)].append(entry)
+        still = []
+        for entry in sorted(waiting):
+            if not places[alike(entry)]:
+                still.append(entry)
+                continue
+            other = places[alike(entry)].pop()
+            left.remove(other)
+            kind = "moved" if entry.class_name == other.class_name else "relabelled"
+            yield kind, Change(entry.path, other.path, entry.class_name, other.class_name)
+        waiting = still
+    yield from (("removed", Change(entry.path, "", entry.class_name, "")) for entry in waiting)
+    yield from (("added", Change("", entry.path, "", entry.class_name)) for entry in left)
+
+
+def _class_and_name(entry: Entry) -> Hashable:
+    return entry.digest, entry.class_name, entry.path.rpartition("/")[2]
+
+
+def _class(entry: Entry) -> Hashable:
+    return entry.digest, entry.class_name
+
+
+def _name(entry: Entry) -> Hashable:
+    return entry.digest, entry.path.rpartition("/")[2]
+
+
+def _pixels(entry: Entry) -> Hashable:
+    return entry.digest
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Counted on a manifest itself. groups: number of groups in each split. shared: groups in more than one split; 0
+    proves that nothing leaks. digest: hex sha256 of the sorted (group, split, images), so that anybody can count again.
+    """
+
+    groups: dict[str, int]
+    shared: int
+    digest: str
+
+
+def proof(splits: Sequence[str], groups: Sequence[str | int]) -> Proof:
+    """Count the groups of a manifest. splits, groups: one of each a row, in any order of the rows."""
+    rows = Counter(zip(map(str, groups), splits, strict=True))
+    counted = Counter(name for _, name in rows)
+    digest = hashlib.sha256()
+    for (group, name), images in sorted(rows.items()):
+        digest.update(f"{len(group)}:{group}\t{name}\t{images}\n".encode("utf-8", "surrogateescape"))
+    return Proof({name: counted[name] for name in SPLITS}, shared_groups(splits, groups), digest.hexdigest())
