@@ -1,24 +1,33 @@
-"""The pixel cache of a preparation: decoded radiographs as one memory-mapped uint8 array, with labels and splits.
+"""The decoded pixels of a preparation, as one memory-mapped uint8 array, with labels and splits.
 
-A cache folder holds `images.npy` (uint8, N x S x S), `rows.npz` (labels, splits, groups, digests) and `cache.json`
-(what the numbers mean, and the digest that names the content). Nothing in it identifies a patient.
+Two folders: the *pixels* (`images.npy`, uint8 N x S x S, and `hashes.npy`, the SHA-256 of each row), which only depend
+on the images, their order and the pixel pipeline, so that preparations which differ in seed or shares use the same
+ones; and the *preparation* (`rows.npz`: labels, splits, groups, digests; `cache.json`: what the numbers mean, where the
+pixels are, and the digest that names all of it). Nothing in either identifies a patient.
+
+Rows are written one by one, by several processes, in any order. A row whose hash matches its pixels is complete, so
+that whatever ended a preparation, the next one goes on from there.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT = 1
-SPLITS = ("train", "validation", "test")
+FORMAT: Final = 2
+SPLITS: Final = ("train", "validation", "test")
+HASH_BYTES: Final = 32
+_PIXELS_NAME: Final = re.compile(r"pixels-[0-9a-z-]{1,60}")
+_CHUNK: Final = 256
 
 
 class CacheError(Exception):
@@ -53,45 +62,178 @@ class PreparedData:
         return np.flatnonzero(self.splits == SPLITS.index(split))
 
 
-def write_cache(
+# --- Pixels ----------------------------------------------------------------------------------------------------------
+
+
+def pixels_key(digests: Sequence[str], image_size: int, pipeline: dict[str, Any]) -> str:
+    """Names pixels by all that they depend on: hex SHA-256 of the images' digests in order, the size, the pipeline."""
+    content = hashlib.sha256(json.dumps([FORMAT, image_size, pipeline], sort_keys=True).encode())
+    for digest in digests:
+        content.update(digest.encode() + b"\n")
+    return content.hexdigest()
+
+
+class PixelStore:
+    """The pixels of one preparation while they are written, and afterwards.
+
+    folder: where they will stand; until `finish` they are in `<folder>.part`. Rows are written into `images` and
+    `hashes` at `row * S * S` and `row * 32` bytes behind `offset` (see `decoder.prepare`).
+    """
+
+    def __init__(self, folder: Path, count: int, image_size: int) -> None:
+        self.folder = folder
+        self.shape = (count, image_size, image_size)
+        self.part = folder.with_name(folder.name + ".part")
+
+    @property
+    def images(self) -> Path:
+        return (self.folder if self.is_complete else self.part) / "images.npy"
+
+    @property
+    def hashes(self) -> Path:
+        return (self.folder if self.is_complete else self.part) / "hashes.npy"
+
+    @property
+    def is_complete(self) -> bool:
+        return (self.folder / "hashes.npy").exists()
+
+    @property
+    def offset(self) -> int:
+        """Bytes before the first row, the same in both files."""
+        return 128
+
+    def bytes_needed(self) -> int:
+        """What is still to be written to the disk, at most."""
+        if self.is_complete:
+            return 0
+        count, size, _ = self.shape
+        used = sum(path.stat().st_blocks * 512 for path in self.part.glob("*.npy"))
+        return max(0, count * (size * size + HASH_BYTES) - used)
+
+    def open(self, check: Callable[[int], None] = lambda rows: None) -> NDArray[np.int64]:
+        """Go on where an earlier attempt stopped, or start; returns the rows that are still to be written.
+
+        Rows that claim to be complete are checked against their hash; `check` is told how many were. Raises OSError.
+        """
+        if self.is_complete:
+            return np.zeros(0, np.int64)
+        if not self._fits():
+            shutil.rmtree(self.part, ignore_errors=True)
+            self.part.mkdir(parents=True)
+            _allocate(self.part / "images.npy", self.shape)
+            _allocate(self.part / "hashes.npy", (self.shape[0], HASH_BYTES))
+            return np.arange(self.shape[0])
+        images, hashes = self._arrays("r+")
+        missing: list[int] = []
+        claimed: list[int] = hashes.max(axis=1).tolist()
+        for row in range(self.shape[0]):
+            if not claimed[row] or hashlib.sha256(images[row]).digest() != hashes[row].tobytes():
+                missing.append(row)
+            if row % _CHUNK == 0:
+                check(row)
+        hashes[missing] = 0
+        return np.asarray(missing, np.int64)
+
+    def copy_from(self, other: "PixelStore", rows: Sequence[tuple[int, int]]) -> None:
+        """Take over rows (own number, number in the other store) that were decoded for an earlier preparation."""
+        images, hashes = self._arrays("r+")
+        other_images, other_hashes = other._arrays("r")
+        for own, theirs in rows:
+            if hashlib.sha256(other_images[theirs]).digest() == other_hashes[theirs].tobytes():
+                images[own] = other_images[theirs]
+                hashes[own] = other_hashes[theirs]
+
+    def finish(self) -> None:
+        """Make what was written permanent and give it its name. Raises CacheError when a row is missing."""
+        if self.is_complete:
+            return
+        _, hashes = self._arrays("r")
+        missing = int((~hashes.any(axis=1)).sum())
+        if missing:
+            raise CacheError(f"{missing} of {len(hashes)} images are missing in the cache.")
+        _sync(self.part)
+        self.part.replace(self.folder)
+        _sync(self.folder.parent, files=False)
+
+    def digest(self) -> str:
+        """Hex SHA-256 over the hashes of all rows, which stand for the pixels."""
+        return hashlib.sha256(np.load(self.hashes, mmap_mode="r", allow_pickle=False)).hexdigest()
+
+    def bytes_used(self) -> int:
+        folder = self.folder if self.is_complete else self.part
+        return sum(path.stat().st_size for path in folder.glob("*.npy"))
+
+    def _fits(self) -> bool:
+        try:
+            images, hashes = self._arrays("r")
+        except (OSError, ValueError, EOFError):
+            return False
+        return images.shape == self.shape and hashes.shape == (self.shape[0], HASH_BYTES)
+
+    def _arrays(self, mode: Any) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return (
+            np.load(self.images, mmap_mode=mode, allow_pickle=False),
+            np.load(self.hashes, mmap_mode=mode, allow_pickle=False),
+        )
+
+
+def _allocate(path: Path, shape: tuple[int, ...]) -> None:
+    """An empty .npy file of its full length; the rows are holes until they are written."""
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + int(np.prod(shape)))
+
+
+# --- Rows ------------------------------------------------------------------------------------------------------------
+
+
+def write_rows(
     folder: Path,
-    images: Iterator[NDArray[np.uint8]],
+    pixels: PixelStore,
     *,
     labels: Sequence[int],
     splits: Sequence[str],
     groups: Sequence[int],
     digests: Sequence[str],
-    image_size: int,
     classes: Sequence[str],
     positive_class: str,
     pipeline: dict[str, Any],
     ordinal: bool = False,
 ) -> str:
-    """Write a cache folder and return its digest (hex sha256 over pixels and rows, independent of file layout).
+    """Write a preparation's folder beside finished pixels and return its digest.
 
-    `images` yields uint8 (S, S) arrays in the order of `labels`. The folder appears whole or not at all:
-    everything is written beside it and renamed at the end, or removed when something is raised on the way.
+    The digest is a hex SHA-256 over pixels, rows and their meaning, independent of where they lie. The folder appears
+    whole or not at all. Raises CacheError when the numbers of rows differ.
     """
+    count, image_size, _ = pixels.shape
+    if not len(labels) == len(splits) == len(groups) == len(digests) == count:
+        raise CacheError(f"There are {count} images but {len(labels)} labels.")
     rows: dict[str, NDArray[Any]] = {
         "labels": np.asarray(labels, np.int64),
         "splits": np.asarray([SPLITS.index(split) for split in splits], np.uint8),
         "groups": np.asarray(groups, np.int64),
-        "digests": np.asarray(digests, "U64"),
+        "digests": np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(count, -1),
     }
     meaning = {
         "format": FORMAT,
-        "count": len(labels),
+        "count": count,
         "image_size": image_size,
         "classes": list(classes),
         "positive_class": positive_class,
         "ordinal": ordinal,
         "pipeline": pipeline,
     }
+    digest = _digest(pixels, rows, meaning)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        digest = _write(part, images, rows, meaning)
+        np.savez(part / "rows.npz", **rows)  # type: ignore[arg-type]
+        (part / "cache.json").write_text(
+            json.dumps(meaning | {"pixels": pixels.folder.name, "digest": digest}, indent=1)
+        )
+        _sync(part)
         # What stands here is left over from a database that was given up: numbers of preparations are not used twice.
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
@@ -101,49 +243,27 @@ def write_cache(
     return digest
 
 
-def _write(
-    part: Path, images: Iterator[NDArray[np.uint8]], rows: dict[str, NDArray[Any]], meaning: dict[str, Any]
-) -> str:
-    content = hashlib.sha256()
-    _write_pixels(part / "images.npy", images, meaning["count"], meaning["image_size"], content)
+def _digest(pixels: PixelStore, rows: dict[str, NDArray[Any]], meaning: dict[str, Any]) -> str:
+    content = hashlib.sha256(pixels.digest().encode())
     for name in sorted(rows):
         content.update(rows[name].tobytes())
     content.update(json.dumps(meaning, sort_keys=True).encode())
-    np.savez(part / "rows.npz", **rows)  # type: ignore[arg-type]
-    digest = content.hexdigest()
-    (part / "cache.json").write_text(json.dumps(meaning | {"digest": digest}, indent=1))
-    _sync(part)
-    return digest
-
-
-def _write_pixels(path: Path, images: Iterator[NDArray[np.uint8]], count: int, size: int, content: Any) -> None:
-    """Write the images one by one, feeding them to the hash `content` as well."""
-    pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size))
-    written = 0
-    for image in images:
-        if written == count:
-            raise CacheError(f"Expected {count} images for the cache, received more.")
-        pixels[written] = image
-        content.update(image.tobytes())
-        written += 1
-    if written != count:
-        raise CacheError(f"Expected {count} images for the cache, received {written}.")
-    pixels.flush()
+    return content.hexdigest()
 
 
 def open_cache(folder: Path) -> PreparedData:
-    """Open a cache folder without reading the pixels. Raises CacheError when it is missing or incomplete."""
+    """Open a preparation's folder without reading the pixels. Raises CacheError when it is missing or incomplete."""
     try:
         meaning = json.loads((folder / "cache.json").read_text())
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        _check_format(folder, meaning)
+        pixels = folder.parent / meaning["pixels"]
+        images = np.load(pixels / "images.npy", mmap_mode="r", allow_pickle=False)
         with np.load(folder / "rows.npz", allow_pickle=False) as rows:
             labels, splits, groups = rows["labels"], rows["splits"], rows["groups"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise CacheError(
             f"The prepared data in {folder.name} cannot be read ({_reason(error)}); prepare the dataset again."
         ) from error
-    if meaning.get("format") != FORMAT:
-        raise CacheError(f"The prepared data in {folder.name} has an unknown format; prepare the dataset again.")
     if not len(images) == len(labels) == len(splits) == meaning["count"]:
         raise CacheError(f"The prepared data in {folder.name} is incomplete; prepare the dataset again.")
     return PreparedData(
@@ -155,9 +275,13 @@ def open_cache(folder: Path) -> PreparedData:
         positive_class=meaning["positive_class"],
         pipeline=meaning["pipeline"],
         digest=meaning["digest"],
-        # Caches from before this was stored lack it.
-        ordinal=meaning.get("ordinal", False),
+        ordinal=meaning["ordinal"],
     )
+
+
+def _check_format(folder: Path, meaning: dict[str, Any]) -> None:
+    if meaning.get("format") != FORMAT or not _PIXELS_NAME.fullmatch(str(meaning.get("pixels"))):
+        raise CacheError(f"The prepared data in {folder.name} has an unknown format; prepare the dataset again.")
 
 
 def _reason(error: Exception) -> str:
@@ -165,8 +289,8 @@ def _reason(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
-def _sync(folder: Path) -> None:
-    for path in sorted(folder.iterdir()):
+def _sync(folder: Path, *, files: bool = True) -> None:
+    for path in [*(sorted(folder.iterdir()) if files else ()), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

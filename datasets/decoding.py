@@ -1,0 +1,218 @@
+"""Decode radiographs on all cores, in processes of their own that are ended when a file breaks them.
+
+A file can make a decoder written in C crash, never end, or eat all memory. Here that costs one child process and
+becomes an error of that file; the worker that asked goes on with the others.
+"""
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final, Generic, TypeVar
+
+WORKERS: Final = min(16, os.cpu_count() or 1)
+# Requests that wait in a child's pipe: enough to keep it busy, few enough that a crash costs little.
+AHEAD: Final = 8
+LIMIT_SECONDS: Final = 30.0
+START_SECONDS: Final = 60.0
+_PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE")
+
+Key = TypeVar("Key")
+Answer = dict[str, Any]
+
+
+class DecoderError(RuntimeError):
+    """The decoding processes cannot be started at all."""
+
+
+@dataclass(eq=False)
+class _Child(Generic[Key]):
+    process: "subprocess.Popen[bytes]"
+    requests: IO[bytes]
+    answers: IO[bytes]
+    waiting: deque[tuple[Key, Answer]] = field(default_factory=deque)
+    since: float = 0.0
+    received: bytearray = field(default_factory=bytearray)
+    answered: bool = False
+
+    def send(self, key: Key, request: Answer) -> None:
+        if not self.waiting:
+            self.since = time.monotonic()
+        self.waiting.append((key, request))
+        try:
+            self.requests.write(json.dumps(request).encode() + b"\n")
+        except OSError:
+            return  # it has just died; whoever reads from it finds out
+
+    def lines(self) -> Iterator[Answer]:
+        """The answers that are complete; nothing more when the child has died."""
+        self.received += os.read(self.answers.fileno(), 1 << 20)
+        *complete, rest = self.received.split(b"\n")
+        self.received = bytearray(rest)
+        for line in complete:
+            yield json.loads(line)
+
+    @property
+    def is_late(self) -> bool:
+        limit = LIMIT_SECONDS if self.answered else LIMIT_SECONDS + START_SECONDS
+        return bool(self.waiting) and time.monotonic() - self.since > limit
+
+    def end(self) -> None:
+        self.process.kill()
+        for pipe in (self.requests, self.answers):
+            pipe.close()
+        self.process.wait()
+
+
+class Decoders:
+    """A pool of decoding processes, started when there is work and kept for the next job of this process."""
+
+    def __init__(self, workers: int = WORKERS) -> None:
+        self.workers = workers
+        self._children: list[_Child[Any]] = []
+        self._lock = threading.Lock()
+
+    def run(self, requests: Iterable[tuple[Key, Answer]]) -> Iterator[tuple[Key, Answer]]:
+        """Answer requests (key, request), each as soon as it is known; the order is not kept.
+
+        An answer is what `decoder` says, or {"error": code, "message": text} with the code "decoder-crashed" or
+        "timeout" where the file ended its decoder. Requests are drawn as they can be worked on, so they may be a
+        generator over a million files. Whoever stops early ends the decoders; the next call starts new ones.
+        """
+        with self._lock:
+            run = _Run(self, iter(requests))
+            try:
+                yield from run.answers()
+            finally:
+                if any(child.waiting for child in self._children):
+                    self.close()
+
+    def ask(self, request: Answer) -> Answer:
+        """Answer one request."""
+        return next(answer for _, answer in self.run([(None, request)]))
+
+    def close(self) -> None:
+        for child in self._children:
+            child.end()
+        self._children = []
+
+    def _start(self) -> _Child[Any]:
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        # One process a core: threads of numerical libraries would only fight for it, and each reserves memory.
+        environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "datasets.decoder"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=Path(__file__).resolve().parents[1],
+                env=environment,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise DecoderError(f"No decoding process could be started: {error.strerror}.") from error
+        if process.stdin is None or process.stdout is None:
+            raise DecoderError("The decoding process has no pipes.")
+        child: _Child[Any] = _Child(process, process.stdin, process.stdout)
+        self._children.append(child)
+        return child
+
+    def _drop(self, child: _Child[Any]) -> None:
+        self._children.remove(child)
+        child.end()
+
+
+class _Run(Generic[Key]):
+    """One pass over requests."""
+
+    def __init__(self, pool: Decoders, requests: Iterator[tuple[Key, Answer]]) -> None:
+        self.pool = pool
+        self.requests = requests
+        self.again: deque[tuple[Key, Answer]] = deque()
+        self.exhausted = False
+
+    def answers(self) -> Iterator[tuple[Key, Answer]]:
+        while self._feed():
+            yield from self._collect()
+
+    def _next(self) -> tuple[Key, Answer] | None:
+        if self.again:
+            return self.again.popleft()
+        if self.exhausted:
+            return None
+        request = next(self.requests, None)
+        self.exhausted = request is None
+        return request
+
+    def _feed(self) -> bool:
+        """Hand out requests, least busy child first; whether anything is left to wait for."""
+        for depth in range(1, AHEAD + 1):
+            for number in range(self.pool.workers):
+                child = self._child(number)
+                if child is not None and len(child.waiting) >= depth:
+                    continue
+                request = self._next()
+                if request is None:
+                    return any(child.waiting for child in self.pool._children)
+                (child or self.pool._start()).send(*request)
+        return True
+
+    def _child(self, number: int) -> "_Child[Key] | None":
+        return self.pool._children[number] if number < len(self.pool._children) else None
+
+    def _collect(self) -> Iterator[tuple[Key, Answer]]:
+        with selectors.DefaultSelector() as selector:
+            for child in self.pool._children:
+                if child.waiting:
+                    selector.register(child.answers, selectors.EVENT_READ, child)
+            ready = [key.data for key, _ in selector.select(timeout=1.0)]
+        for child in ready:
+            yield from self._read(child)
+        for child in [child for child in self.pool._children if child.is_late]:
+            yield self._broken(child, "timeout", f"The file could not be decoded within {LIMIT_SECONDS:.0f} seconds.")
+
+    def _read(self, child: "_Child[Key]") -> Iterator[tuple[Key, Answer]]:
+        before = len(child.received)
+        found = list(child.lines())
+        for answer in found:
+            key, _ = child.waiting.popleft()
+            child.since, child.answered = time.monotonic(), True
+            yield key, answer
+        if not found and len(child.received) == before:
+            yield self._broken(
+                child, "decoder-crashed", "The file made its decoder crash, so it is damaged or hostile."
+            )
+
+    def _broken(self, child: "_Child[Key]", code: str, message: str) -> tuple[Key, Answer]:
+        """The first request that waits is the one that broke the child; the others get another one."""
+        (key, _), *others = child.waiting
+        never_worked = not child.answered and code == "decoder-crashed" and not _runs(child)
+        self.pool._drop(child)
+        if never_worked:
+            raise DecoderError("The decoding process ended before it could work.")
+        self.again.extend(others)
+        return key, {"error": code, "message": f"{message} Copy or export it again."}
+
+
+def _runs(child: _Child[Any]) -> bool:
+    """Whether a dead child had got as far as decoding: one that failed to start ended with status 1, by no signal."""
+    return child.process.wait(5) != 1
+
+
+_shared: dict[int, Decoders] = {}
+
+
+def shared() -> Decoders:
+    """The pool of this process. A forked process gets one of its own."""
+    if os.getpid() not in _shared:
+        _shared.clear()
+        _shared[os.getpid()] = Decoders()
+    return _shared[os.getpid()]
