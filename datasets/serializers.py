@@ -1,12 +1,15 @@
 """JSON forms of the dataset objects."""
 
+from typing import Any
+
 from rest_framework import serializers
 
-from .models import IMAGE_SIZES, MAX_SEED, Dataset, Preparation, Scan
+from .models import FIELD_LIMITS, IMAGE_SIZES, MAX_SEED, Dataset, DatasetImage, Decision, Finding, Preparation, Scan
 
 JOB_FIELDS = [
     "id", "state", "progress", "message", "error", "hint", "attempt", "created_at", "started_at", "finished_at",
 ]  # fmt: skip
+LOW, HIGH = FIELD_LIMITS["test_share"]
 
 
 class ScanSerializer(serializers.ModelSerializer):
@@ -19,13 +22,17 @@ class ScanSerializer(serializers.ModelSerializer):
 class DatasetSerializer(serializers.ModelSerializer):
     condition = serializers.SlugRelatedField(slug_field="slug", read_only=True)
     preparation = serializers.IntegerField(source="preparation.pk", read_only=True, allow_null=True, default=None)
+    problems = serializers.ListField(source="listed_problems", child=serializers.DictField(), read_only=True)
+    is_asking = serializers.BooleanField(read_only=True)
+    is_read_only = serializers.BooleanField(read_only=True)
 
     class Meta:
         model = Dataset
         fields = [
-            "id", "name", "condition", "layout", "layout_label", "because", "classes", "positive_class", "ordinal",
-            "synthetic", "counts", "images_count", "unreadable_count", "problems_count", "problems", "digest", "state",
-            "scanned_at", "preparation",
+            "id", "name", "condition", "layout", "layout_label", "because", "question", "answer", "is_asking",
+            "source_classes", "source_counts", "class_choices", "classes", "positive_class", "ordinal",
+            "unnamed_grades", "pattern", "synthetic", "counts", "images_count", "unreadable_count", "missing_count",
+            "problems_count", "problems", "digest", "state", "is_read_only", "scanned_at", "preparation",
         ]  # fmt: skip
         read_only_fields = fields
 
@@ -34,22 +41,104 @@ class DatasetListSerializer(DatasetSerializer):
     """Without the problems, of which there may be a thousand; the dataset itself has them."""
 
     class Meta(DatasetSerializer.Meta):
-        fields = [name for name in DatasetSerializer.Meta.fields if name != "problems"]
+        fields = [name for name in DatasetSerializer.Meta.fields if name not in ("problems", "question")]
         read_only_fields = fields
+
+
+class ChoicesSerializer(serializers.Serializer):
+    """How a team wants a dataset to be read. What is not named stays as it is."""
+
+    answer = serializers.CharField(max_length=400, required=False, help_text="an option's value of `question`")
+    classes = serializers.DictField(
+        child=serializers.CharField(max_length=200, allow_blank=True),
+        required=False,
+        help_text="class found: class used; the same name merges, an empty one drops",
+    )
+    positive_class = serializers.CharField(max_length=200, required=False, allow_blank=True)
+    ordinal = serializers.BooleanField(required=False, allow_null=True)
+    condition = serializers.SlugField(max_length=100, required=False)
+    pattern = serializers.CharField(max_length=200, required=False, allow_blank=True, trim_whitespace=False)
+    accept_missing = serializers.BooleanField(required=False, help_text="the missing images were removed on purpose")
 
 
 class PrepareSerializer(serializers.Serializer):
     seed = serializers.IntegerField(min_value=0, max_value=MAX_SEED, default=0)
     image_size = serializers.ChoiceField(choices=IMAGE_SIZES, default=224)
     fit = serializers.ChoiceField(choices=Preparation.Fit, default=Preparation.Fit.AUTO)
+    validation_share = serializers.FloatField(min_value=LOW, max_value=HIGH, default=0.15)
+    test_share = serializers.FloatField(min_value=LOW, max_value=HIGH, default=0.15)
+    source_splits = serializers.ChoiceField(choices=Preparation.SourceSplits, default=Preparation.SourceSplits.HONOUR)
 
 
 class PreparationSerializer(serializers.ModelSerializer):
     class Meta:
         model = Preparation
         fields = [
-            *JOB_FIELDS, "dataset", "seed", "image_size", "fit", "pipeline", "classes", "positive_class", "group_key",
-            "group_description", "counts", "class_weights", "warnings", "shared_patients", "excluded",
-            "dataset_digest", "split_digest", "cache_digest",
+            *JOB_FIELDS, "dataset", "seed", "image_size", "fit", "validation_share", "test_share", "source_splits",
+            "pattern", "pipeline", "classes", "positive_class", "class_choices", "group_key", "group_description",
+            "group_counts", "counts", "class_weights", "warnings", "shared_patients", "excluded", "left_out",
+            "dataset_digest", "split_digest", "cache_digest", "cache_bytes", "removed_at",
         ]  # fmt: skip
         read_only_fields = fields
+
+
+class DecisionSerializer(serializers.ModelSerializer):
+    decided_by = serializers.CharField(source="decided_by.username", read_only=True, default=None)
+
+    class Meta:
+        model = Decision
+        fields = ["code", "action", "reason", "decided_by", "decided_at"]
+        read_only_fields = fields
+
+
+class DecideSerializer(serializers.Serializer):
+    code = serializers.CharField(max_length=30, default=Decision.BY_HAND, help_text="of the finding, or by-hand")
+    action = serializers.ChoiceField(choices=[*Decision.Action.values, "withdraw"])
+    reason = serializers.CharField(max_length=300, required=False, allow_blank=True, default="")
+
+
+class FindingSerializer(serializers.ModelSerializer):
+    path = serializers.CharField(source="image.path", read_only=True)
+    class_name = serializers.CharField(source="image.class_name", read_only=True)
+    action = serializers.CharField(read_only=True, allow_null=True, default=None)
+    reason = serializers.CharField(read_only=True, allow_null=True, default=None)
+
+    class Meta:
+        model = Finding
+        fields = ["id", "image", "path", "class_name", "code", "value", "detail", "action", "reason"]
+        read_only_fields = fields
+
+
+class ImageSerializer(serializers.ModelSerializer):
+    """Without patient key: a pseudonym is of no use to a client."""
+
+    label = serializers.CharField(read_only=True)
+    excluded = serializers.BooleanField(read_only=True)
+
+    class Meta:
+        model = DatasetImage
+        fields = [
+            "id", "dataset", "path", "class_name", "label", "source_split", "size", "width", "height", "format",
+            "digest", "cluster", "measures", "excluded",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+
+class ImageDetailSerializer(ImageSerializer):
+    findings = FindingSerializer(many=True, read_only=True)
+    decisions = DecisionSerializer(many=True, read_only=True)
+
+    class Meta(ImageSerializer.Meta):
+        fields = [*ImageSerializer.Meta.fields, "findings", "decisions"]
+        read_only_fields = fields
+
+
+class PatternSerializer(serializers.Serializer):
+    pattern = serializers.CharField(max_length=200, allow_blank=True, trim_whitespace=False)
+
+
+class JsonSerializer(serializers.Serializer):
+    """An object whose members the documentation lists."""
+
+    def to_representation(self, instance: Any) -> Any:
+        return instance

@@ -5,7 +5,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
 from django.utils import timezone
 
-from datasets.models import Dataset, DatasetImage, Preparation, Scan
+from datasets.models import Dataset, DatasetImage, Finding, Preparation, Scan, Upload
 from inference.models import Prediction
 from registry.models import ModelVersion
 from training.configurations import PRESETS
@@ -60,9 +60,9 @@ class DatasetFactory(factory.django.DjangoModelFactory):
     condition = factory.SubFactory(ConditionFactory)
     layout = "class-folders"
     layout_label = "Class folders"
-    classes = ["NORMAL", "PNEUMONIA"]
+    source_classes = classes = ["NORMAL", "PNEUMONIA"]
     positive_class = "PNEUMONIA"
-    counts = {"NORMAL": 20, "PNEUMONIA": 20}
+    source_counts = counts = {"NORMAL": 20, "PNEUMONIA": 20}
     images_count = 40
     scanned_at = factory.LazyFunction(timezone.now)
 
@@ -81,6 +81,16 @@ class DatasetImageFactory(factory.django.DjangoModelFactory):
     format = "PNG"
 
 
+class FindingFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = Finding
+
+    dataset = factory.SubFactory(DatasetFactory)
+    image = factory.SubFactory(DatasetImageFactory)
+    code = "blurred"
+    detail = "Sharpness 0.20; suspicious below 0.30."
+
+
 class PreparationFactory(factory.django.DjangoModelFactory):
     class Meta:
         model = Preparation
@@ -93,6 +103,15 @@ class PreparationFactory(factory.django.DjangoModelFactory):
     counts = {split: {"NORMAL": 5, "PNEUMONIA": 5} for split in ("train", "validation", "test")}
     pipeline = {"id": "grey", "version": 1, "fit": "pad"}
     shared_patients = 0
+
+
+class UploadFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = Upload
+
+    dataset = factory.SubFactory(DatasetFactory)
+    name = factory.SelfAttribute("dataset.name")
+    state = Job.State.SUCCEEDED
 
 
 class TrainingRunFactory(factory.django.DjangoModelFactory):

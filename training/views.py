@@ -1,5 +1,9 @@
 """Pages: Model Training, one run with its live view, and the fragments that keep it live."""
 
+import base64
+from typing import Any
+
+import numpy as np
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.db import transaction
@@ -7,7 +11,10 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from datasets.cache import CacheError, open_cache
+from datasets.imaging import to_png
 from datasets.models import Dataset, Preparation
+from xrayplatform import audit
 from xrayplatform.access import allow
 from xrayplatform.http import HtmxHttpRequest
 from xrayplatform.jobs import JobError
@@ -15,9 +22,13 @@ from xrayplatform.system import resources
 
 from .configurations import PRESETS
 from .forms import RunForm
+from .ml import augmentation
 from .ml.architectures import ARCHITECTURES, pretrained_weights
 from .models import NotPrepared, TrainingRun
 from .supervisor import pretrained_folder
+
+# Images of the preview, and how often each is shown changed.
+PREVIEWED, VARIANTS = 4, 3
 
 
 @allow("training.view_trainingrun")
@@ -113,3 +124,37 @@ def run_cancel(request: HttpRequest, pk: int) -> HttpResponse:
     if not run.request_cancel(request.user):
         messages.info(request, "The run had already ended.")
     return redirect(run)
+
+
+@allow("training.view_trainingrun", "datasets.view_datasetimage")
+@require_GET
+def augmentation_preview(request: HttpRequest, pk: int) -> HttpResponse:
+    """Some training images of a preparation as a network will see them: as prepared, and changed as in each epoch."""
+    preparation = get_object_or_404(Preparation.objects.visible_to(request.user).select_related("dataset"), pk=pk)
+    name = request.GET.get("configuration", "standard")
+    preset = PRESETS.get(name) or PRESETS["standard"]
+    try:
+        rows = _changed_images(preparation, preset.configuration)
+    except CacheError as error:
+        return render(request, "training/_augmentation_preview.html", {"error": str(error)})
+    audit.record("preparation.view_images", preparation, actor=request.user)
+    context = {"preparation": preparation, "rows": rows, "presets": PRESETS.items(), "chosen": preset}
+    return render(request, "training/_augmentation_preview.html", context)
+
+
+def _changed_images(preparation: Preparation, configuration: Any) -> list[dict[str, Any]]:
+    data = open_cache(preparation.cache_folder)
+    random = np.random.default_rng()
+    train = data.indices("train")
+    shown = []
+    for row in sorted(random.choice(train, min(PREVIEWED, len(train)), replace=False).tolist()):
+        repeated = np.repeat(data.images[row][None], VARIANTS, axis=0)
+        changes = augmentation.draw(random, VARIANTS, data.image_size, configuration)
+        pictures = np.rint(augmentation.apply_here(repeated, changes) * 255).astype(np.uint8)
+        shown.append(
+            {
+                "label": data.classes[data.labels[row]],
+                "pictures": [base64.b64encode(to_png(picture)).decode() for picture in (data.images[row], *pictures)],
+            }
+        )
+    return shown

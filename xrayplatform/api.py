@@ -15,7 +15,14 @@ from rest_framework.response import Response
 from rest_framework.routers import DefaultRouter
 from rest_framework.viewsets import ReadOnlyModelViewSet, ViewSet
 
-from datasets.api import DatasetViewSet, PreparationViewSet, ScanViewSet
+from datasets.api import (
+    DatasetViewSet,
+    FindingViewSet,
+    ImageViewSet,
+    PreparationViewSet,
+    ScanViewSet,
+    UploadViewSet,
+)
 from inference.api import PredictionViewSet
 from registry.api import ModelVersionViewSet
 from training.api import RunViewSet
@@ -117,7 +124,10 @@ router.include_root_view = False
 router.register("conditions", ConditionViewSet, "condition")
 router.register("datasets", DatasetViewSet, "dataset")
 router.register("scans", ScanViewSet, "scan")
+router.register("images", ImageViewSet, "image")
+router.register("findings", FindingViewSet, "finding")
 router.register("preparations", PreparationViewSet, "preparation")
+router.register("uploads", UploadViewSet, "upload")
 router.register("runs", RunViewSet, "run")
 router.register("versions", ModelVersionViewSet, "version")
 router.register("predictions", PredictionViewSet, "prediction")

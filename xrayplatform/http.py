@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.urls import Resolver404, resolve
 from django.utils.cache import patch_vary_headers
 from django_htmx.middleware import HtmxDetails
 from rest_framework import exceptions
@@ -22,6 +23,7 @@ from .jobs import JobError
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 TOUCH_SESSION_EVERY_SECONDS = 60
+MB = 1024 * 1024
 
 
 class HtmxHttpRequest(HttpRequest):
@@ -29,30 +31,48 @@ class HtmxHttpRequest(HttpRequest):
 
 
 class RequestLimitMiddleware:
-    """Refuses NUL in an address, and a body announced as larger than MAX_UPLOAD_MB before a byte of it is read."""
+    """Refuses NUL in an address, and a body announced as larger than MAX_UPLOAD_MB before a byte of it is read.
+
+    For addresses that take archives the limit is MAX_ARCHIVE_MB: for a view with `takes_archives`, and for the actions
+    that a view set of the API lists under this name.
+    """
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if _announced_length(request) > settings.MAX_UPLOAD_MB * 1024 * 1024:
+        length = announced_length(request)
+        if length > settings.MAX_UPLOAD_MB * MB and length > _archive_limit(request):
             return too_large(request)
         if "\0" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
             return refused_address(request)
         return self.get_response(request)
 
 
-def _announced_length(request: HttpRequest) -> int:
+def announced_length(request: HttpRequest) -> int:
     try:
         return int(request.META.get("CONTENT_LENGTH") or 0)
     except ValueError:
         return 0
 
 
+def _archive_limit(request: HttpRequest) -> int:
+    """Bytes that the address takes beyond MAX_UPLOAD_MB; 0 where it takes no archives."""
+    try:
+        view = resolve(request.path_info).func
+    except Resolver404:
+        return 0
+    takes = getattr(getattr(view, "cls", view), "takes_archives", False)
+    if hasattr(view, "actions"):
+        takes = takes and view.actions.get(str(request.method).lower()) in takes
+    return settings.MAX_ARCHIVE_MB * MB if takes else 0
+
+
 def too_large(request: HttpRequest) -> HttpResponse:
+    name = "MAX_ARCHIVE_MB" if _archive_limit(request) else "MAX_UPLOAD_MB"
     detail = (
-        f"The upload is larger than the limit of {settings.MAX_UPLOAD_MB} MB. Send fewer or smaller files, or ask an "
-        "administrator to raise MAX_UPLOAD_MB."
+        f"The upload is larger than the limit of {getattr(settings, name)} MB. Send fewer or smaller files, or ask an "
+        f"administrator to raise {name}."
     )
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     if request.path.startswith("/api/"):

@@ -234,6 +234,16 @@ def job_models() -> list[type[Job]]:
     return [model for model in apps.get_models() if issubclass(model, Job)]
 
 
+def active_jobs_of(obj: models.Model) -> list[Job]:
+    """Waiting and running jobs, of whatever app, that refer to the object."""
+    relations = [field for field in obj._meta.related_objects if issubclass(field.related_model, Job)]
+    return [
+        job
+        for relation in relations
+        for job in relation.related_model._base_manager.filter(**{relation.field.name: obj}, state__in=Job.ACTIVE)
+    ]
+
+
 def reap() -> int:
     """End running jobs whose worker stopped renewing its lease. Returns how many.
 

@@ -57,8 +57,13 @@ HTTPS = env.bool("HTTPS", default=False)
 
 DATASET_ROOT = data_folder("DATASET_ROOT", "Dataset")
 MODEL_ROOT = data_folder("MODEL_ROOT", "models")
+# For folders that IT mounts: nothing is ever written below DATASET_ROOT. Without write permission that is so anyway.
+DATASET_READ_ONLY = env.bool("DATASET_READ_ONLY", default=False)
 MIN_FREE_DISK_GB = env.float("MIN_FREE_DISK_GB", default=5.0)
 MAX_UPLOAD_MB = env.int("MAX_UPLOAD_MB", default=64)
+# For the addresses that take whole datasets alone, and what the uploads of one team may add up to.
+MAX_ARCHIVE_MB = env.int("MAX_ARCHIVE_MB", default=2048)
+UPLOAD_QUOTA_GB = env.float("UPLOAD_QUOTA_GB", default=20.0)
 SESSION_IDLE_MINUTES = env.int("SESSION_IDLE_MINUTES", default=15)
 
 # -- Applications
@@ -169,6 +174,7 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 X_FRAME_OPTIONS = "DENY"
 CSRF_FAILURE_VIEW = "xrayplatform.views.csrf_failure"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 5 * 1024 * 1024
+DATA_UPLOAD_MAX_NUMBER_FILES = 1000
 
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {

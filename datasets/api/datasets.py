@@ -1,25 +1,33 @@
-"""API: datasets with scan and prepare, scans, preparations."""
+"""API: datasets with scan, prepare, choices, quality and comparison; and scans."""
 
+from dataclasses import asdict
 from typing import Any
 
-import django_filters
 from django.db import transaction
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema
+from django.shortcuts import get_object_or_404
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
-from .models import Dataset, Preparation, Scan
-from .serializers import (
+from xrayplatform.conditions import Condition
+
+from ..findings import report
+from ..models import Dataset, Preparation, Scan
+from ..serializers import (
+    ChoicesSerializer,
     DatasetListSerializer,
     DatasetSerializer,
+    PatternSerializer,
     PreparationSerializer,
     PrepareSerializer,
     ScanSerializer,
 )
+from ..versions import NOW, compare_versions, find_version
 
 
 class DatasetViewSet(ReadOnlyModelViewSet):
@@ -33,6 +41,10 @@ class DatasetViewSet(ReadOnlyModelViewSet):
         "retrieve": "datasets.view_dataset",
         "scan": "datasets.scan_dataset",
         "prepare": "datasets.prepare_dataset",
+        "choices": "datasets.curate_dataset",
+        "pattern": "datasets.curate_dataset",
+        "quality": "datasets.view_finding",
+        "compare": "datasets.view_preparation",
     }
 
     def get_queryset(self) -> QuerySet:
@@ -62,6 +74,53 @@ class DatasetViewSet(ReadOnlyModelViewSet):
             job.enqueue()
         return Response(PreparationSerializer(job).data, status=status.HTTP_202_ACCEPTED)
 
+    @extend_schema(request=ChoicesSerializer, responses=DatasetSerializer)
+    @action(detail=True, methods=["patch"])
+    def choices(self, request: Request, pk: Any = None) -> Response:
+        """Say how the dataset is to be read: the answer to its question, classes, condition, patients in names.
+
+        An answer, and an accepted loss of images, take effect with the next scan.
+        """
+        dataset = self.get_object()
+        given = ChoicesSerializer(data=request.data, partial=True)
+        given.is_valid(raise_exception=True)
+        choices = dict(given.validated_data)
+        if "condition" in choices:
+            visible = Condition.objects.visible_to(request.user)
+            choices["condition"] = get_object_or_404(visible, slug=choices["condition"])
+        dataset.apply_choices(choices, by=request.user)
+        return Response(DatasetSerializer(dataset).data)
+
+    @extend_schema(request=PatternSerializer, responses=OpenApiTypes.OBJECT)
+    @action(detail=True, methods=["post"])
+    def pattern(self, request: Request, pk: Any = None) -> Response:
+        """What a regular expression for the patient finds in the first file names; nothing is stored."""
+        given = PatternSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        return Response(asdict(self.get_object().preview_pattern(given.validated_data["pattern"])))
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    @action(detail=True, methods=["get"])
+    def quality(self, request: Request, pk: Any = None) -> Response:
+        """The quality report: distributions, hints, findings by kind. The findings themselves are under `findings/`."""
+        return Response(report(self.get_object()).to_json())
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("from", str, description="number of a preparation, or `now`"),
+            OpenApiParameter("to", str, description="number of a preparation, or `now` (default)"),
+        ],
+        responses=OpenApiTypes.OBJECT,
+    )
+    @action(detail=True, methods=["get"], filter_backends=[])
+    def compare(self, request: Request, pk: Any = None) -> Response:
+        """What was added, removed, relabelled, moved or has other pixels between two versions of the dataset."""
+        dataset = self.get_object()
+        newest = dataset.preparation
+        old = request.query_params.get("from") or (str(newest.pk) if newest else NOW)
+        new = request.query_params.get("to") or NOW
+        return Response(compare_versions(find_version(dataset, old), find_version(dataset, new)).to_json())
+
 
 class ScanViewSet(ReadOnlyModelViewSet):
     """Scans of DATASET_ROOT."""
@@ -76,36 +135,3 @@ class ScanViewSet(ReadOnlyModelViewSet):
         job = self.get_object()
         job.request_cancel(request.user)
         return Response(ScanSerializer(job).data)
-
-
-class PreparationFilter(django_filters.FilterSet):
-    """By number, not by a choice of rows: a choice would tell which numbers other teams have."""
-
-    dataset = django_filters.NumberFilter("dataset_id")
-
-    class Meta:
-        model = Preparation
-        fields = ["dataset", "state"]
-
-
-class PreparationViewSet(ReadOnlyModelViewSet):
-    """Frozen splits of datasets, with their decoded pixels."""
-
-    queryset = Preparation.objects.none()
-    serializer_class = PreparationSerializer
-    filterset_class = PreparationFilter
-    permissions = {
-        "list": "datasets.view_preparation",
-        "retrieve": "datasets.view_preparation",
-        "cancel": "datasets.prepare_dataset",
-    }
-
-    def get_queryset(self) -> QuerySet:
-        return Preparation.objects.visible_to(self.request.user).select_related("dataset")
-
-    @extend_schema(request=None, responses=PreparationSerializer)
-    @action(detail=True, methods=["post"])
-    def cancel(self, request: Request, pk: Any = None) -> Response:
-        job = self.get_object()
-        job.request_cancel(request.user)
-        return Response(PreparationSerializer(job).data)

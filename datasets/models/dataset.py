@@ -1,71 +1,31 @@
-"""Datasets found below DATASET_ROOT, their images, and their frozen preparations."""
+"""A folder of radiographs with class labels, and how a team wants it to be read."""
 
 import hashlib
 import hmac
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.db import IntegrityError, models, transaction
+from django.db import models, transaction
 from django.urls import reverse
 
 from xrayplatform import audit
 from xrayplatform.conditions import Condition, free_slug, name_for, slug_for
-from xrayplatform.jobs import Job, JobError, JobQuerySet, reap
+from xrayplatform.jobs import Job, JobError
 from xrayplatform.teams import TeamScopedQuerySet
 
-IMAGE_SIZES = (64, 128, 224, 299)
-MAX_SEED = 2**31 - 1
+from ..names import MAX_CLASS_NAME, is_ordinal, positive_class, printable
+from ..patterns import PatternError, Preview, compile_pattern, preview
+
+if TYPE_CHECKING:
+    from .preparation import Preparation
 
 
-class Scan(Job):
-    """One walk over DATASET_ROOT."""
-
-    task = "datasets.tasks.scan"
-
-    root = models.CharField(max_length=500, editable=False)
-    images = models.PositiveIntegerField(default=0, editable=False)
-    problems = models.JSONField(default=list, editable=False, help_text="folders in which nothing usable was found")
-
-    objects = JobQuerySet.as_manager()
-
-    class Meta:
-        ordering = ["-pk"]
-        constraints = [
-            models.UniqueConstraint(
-                fields=["root"], condition=models.Q(state__in=Job.ACTIVE), name="one_active_scan_per_root"
-            )
-        ]
-
-    def __str__(self) -> str:
-        return f"Scan {self.pk}"
-
-    @classmethod
-    def waiting(cls) -> "Scan | None":
-        """The scan of this root that no worker has taken yet."""
-        return cls.objects.filter(root=str(settings.DATASET_ROOT), state=Job.State.QUEUED).first()
-
-    @classmethod
-    def create(cls, by: Any) -> "Scan":
-        """Create the row and its audit entry. Raises JobError when a scan of this root is under way."""
-        reap()
-        root = str(settings.DATASET_ROOT)
-        running = cls.objects.active().filter(root=root).first()
-        if running:
-            raise JobError(
-                f"{running} is already under way (since {running.created_at:%H:%M} UTC).",
-                "Wait until it has finished, or cancel it.",
-            )
-        try:
-            with transaction.atomic():
-                scan = cls.objects.create(root=root, created_by=by)
-                audit.record("dataset.scan", scan, actor=by)
-        except IntegrityError as error:
-            # Somebody else's click came between the look and the row; the constraint lets one in.
-            raise JobError(
-                "Another scan has just been started.", "Wait until it has finished, or cancel it."
-            ) from error
-        return scan
+PROBLEMS_LISTED = 1000
+# File names that the live preview of a pattern looks at; enough to judge it, few enough to be quick.
+NAMES_PREVIEWED = 5000
 
 
 class DatasetQuerySet(TeamScopedQuerySet):
@@ -85,7 +45,11 @@ class DatasetQuerySet(TeamScopedQuerySet):
 
 
 class Dataset(models.Model):
-    """A folder of radiographs with class labels. Its name is its path below DATASET_ROOT."""
+    """A folder of radiographs with class labels. Its name is its path below DATASET_ROOT.
+
+    What a scan finds (`source_classes`) and what a team makes of it (`class_choices`: renamed, merged, dropped) are
+    kept apart: a later scan changes the first and honours the second. `classes` is what comes out of both.
+    """
 
     class State(models.TextChoices):
         PRESENT = "present", "Present"
@@ -96,16 +60,29 @@ class Dataset(models.Model):
     layout = models.CharField(max_length=40, editable=False)
     layout_label = models.CharField(max_length=100, editable=False)
     because = models.TextField(blank=True, editable=False)
+    question = models.JSONField(null=True, editable=False, help_text="what the scan could not decide by itself")
+    answer = models.CharField(max_length=400, blank=True, editable=False, help_text="what a user chose")
+    source_classes = models.JSONField(default=list, editable=False, help_text="as folders or a CSV file name them")
+    source_counts = models.JSONField(default=dict, editable=False, help_text="readable images per class found")
+    class_choices = models.JSONField(default=dict, editable=False, help_text="class found: class used, empty: dropped")
+    positive_choice = models.CharField(max_length=200, blank=True, editable=False)
+    ordinal_choice = models.BooleanField(null=True, editable=False)
+    unnamed_grades = models.BooleanField(default=False, editable=False)
     classes = models.JSONField(default=list, editable=False, help_text="class names, in the order of the outputs")
     positive_class = models.CharField(max_length=200, blank=True, editable=False)
     ordinal = models.BooleanField(default=False, editable=False)
+    pattern = models.CharField(max_length=200, blank=True, editable=False, help_text="patient in a file's name")
     synthetic = models.BooleanField(default=False, editable=False)
-    counts = models.JSONField(default=dict, editable=False, help_text="readable images per class")
+    counts = models.JSONField(default=dict, editable=False, help_text="readable images per class used")
     images_count = models.PositiveIntegerField(default=0, editable=False)
     unreadable_count = models.PositiveIntegerField(default=0, editable=False)
-    problems = models.JSONField(default=list, editable=False, help_text="the first of them; problems_count counts all")
+    missing_count = models.PositiveIntegerField(default=0, editable=False, help_text="known images not there any more")
+    missing_accepted = models.BooleanField(default=False, editable=False)
+    problems = models.JSONField(default=list, editable=False, help_text="of folders and CSV files")
     problems_count = models.PositiveIntegerField(default=0, editable=False)
+    quality = models.JSONField(default=dict, editable=False, help_text="distributions, hints, findings by kind")
     digest = models.CharField(max_length=64, blank=True, editable=False)
+    signature = models.CharField(max_length=64, blank=True, editable=False, help_text="names, sizes and times")
     read_with = models.CharField(
         max_length=64, blank=True, editable=False, help_text="pixel code and patient key of the last scan"
     )
@@ -119,6 +96,8 @@ class Dataset(models.Model):
         permissions = [
             ("scan_dataset", "Can scan the dataset folder"),
             ("prepare_dataset", "Can prepare a dataset for training"),
+            ("curate_dataset", "Can set classes, condition and patients of a dataset, and judge its images"),
+            ("upload_dataset", "Can upload images into a dataset folder"),
         ]
 
     def __str__(self) -> str:
@@ -132,9 +111,27 @@ class Dataset(models.Model):
         return Path(settings.DATASET_ROOT) / self.name
 
     @property
+    def is_read_only(self) -> bool:
+        """Whether IT mounted the folder for reading only, or the settings say so."""
+        return settings.DATASET_READ_ONLY or not os.access(self.folder, os.W_OK)
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether the scan had to guess and nobody has said yet what is right."""
+        return bool(self.question) and not self.answer
+
+    @property
+    def listed_problems(self) -> list[dict[str, str]]:
+        """The first problems: those of folders and CSV files, then those of single files."""
+        room = PROBLEMS_LISTED - len(self.problems)
+        files = self.file_problems.values("path", "reason")[: max(room, 0)]
+        return [*self.problems[:PROBLEMS_LISTED], *files]
+
+    @property
     def preparation(self) -> "Preparation | None":
-        """The newest finished preparation, which training uses."""
-        return next((item for item in self.preparations.all() if item.state == Job.State.SUCCEEDED), None)
+        """The newest finished preparation with pixels, which training uses."""
+        done = (item for item in self.preparations.all() if item.state == Job.State.SUCCEEDED)
+        return next((item for item in done if item.removed_at is None), None)
 
     @property
     def active_preparation(self) -> "Preparation | None":
@@ -163,6 +160,140 @@ class Dataset(models.Model):
         slug = free_slug(slug_for(name))
         return Condition.objects.create(slug=slug, name=name_for(name), body_part=body_part[:40])
 
+    # -- Classes: what was found, and what a team makes of it
+
+    def label_of(self, source_class: str) -> str:
+        """The class under which images of a class found are used; empty when it was dropped."""
+        return str(self.class_choices.get(source_class, source_class))
+
+    def derive_classes(self) -> None:
+        """Set what follows from the classes found and the choices; does not save."""
+        self.classes = used_classes(self.source_classes, self.class_choices)
+        self.ordinal = is_ordinal(self.source_classes) if self.ordinal_choice is None else self.ordinal_choice
+        self.ordinal = self.ordinal and len(self.classes) > 2
+        chosen = self.positive_choice if self.positive_choice in self.classes else ""
+        self.positive_class = (chosen or positive_class(self.classes)) if len(self.classes) == 2 else ""
+        counts = dict.fromkeys(self.classes, 0)
+        for name, count in self.source_counts.items():
+            if self.label_of(name):
+                counts[self.label_of(name)] = counts.get(self.label_of(name), 0) + count
+        self.counts = counts
+        self.unnamed_grades = any(name.isdecimal() for name in self.classes)
+
+    def apply_choices(self, choices: Mapping[str, Any], *, by: Any) -> None:
+        """Several choices at once, all or none; see the methods of the same names. Raises JobError.
+
+        choices: answer, classes, positive_class, ordinal, condition (a Condition), pattern, accept_missing.
+        """
+        with transaction.atomic():
+            if "answer" in choices:
+                self.choose_answer(choices["answer"], by=by)
+            if {"classes", "positive_class", "ordinal"} & set(choices):
+                self.choose_classes(
+                    {name: self.label_of(name) for name in self.source_classes} | choices.get("classes", {}),
+                    positive=choices.get("positive_class", self.positive_choice),
+                    ordinal=choices.get("ordinal", self.ordinal_choice),
+                    by=by,
+                )
+            if "condition" in choices:
+                self.choose_condition(choices["condition"], by=by)
+            if "pattern" in choices:
+                self.choose_pattern(choices["pattern"], by=by)
+            if choices.get("accept_missing"):
+                self.accept_missing(by=by)
+
+    def choose_classes(
+        self, choices: Mapping[str, str], *, positive: str = "", ordinal: bool | None = None, by: Any
+    ) -> None:
+        """Rename, merge (two to the same name) or drop (to the empty name) classes. Raises JobError."""
+        wanted = _checked_choices(self.source_classes, choices)
+        used = used_classes(self.source_classes, wanted)
+        if positive and positive not in used:
+            raise JobError(f"The positive class {positive!r} is not one of the classes: {', '.join(used)}.")
+        with transaction.atomic():
+            before = {"classes": self.class_choices, "positive": self.positive_class, "ordinal": self.ordinal}
+            self.class_choices, self.positive_choice, self.ordinal_choice = wanted, positive, ordinal
+            self.derive_classes()
+            self.save()
+            self.findings.write_conflicts(self)
+            after = {"classes": self.class_choices, "positive": self.positive_class, "ordinal": self.ordinal}
+            audit.record("dataset.choose_classes", self, actor=by, before=before, after=after)
+
+    def choose_condition(self, condition: Condition, *, by: Any) -> None:
+        """Say which clinical question the dataset answers, and with that which team it belongs to."""
+        with transaction.atomic():
+            before = {"condition": self.condition.slug}
+            self.condition = condition
+            self.save(update_fields=["condition"])
+            audit.record("dataset.choose_condition", self, actor=by, before=before, after={"condition": condition.slug})
+
+    def choose_pattern(self, pattern: str, *, by: Any) -> None:
+        """Say where the patient stands in a file's name; empty: the built-in patterns. Raises JobError."""
+        if pattern:
+            try:
+                compile_pattern(pattern)
+            except PatternError as error:
+                raise JobError(str(error), "Correct the expression; the preview shows what it finds.") from error
+        with transaction.atomic():
+            before = {"pattern": self.pattern}
+            self.pattern = pattern
+            self.save(update_fields=["pattern"])
+            audit.record("dataset.choose_pattern", self, actor=by, before=before, after={"pattern": pattern})
+
+    def preview_pattern(self, pattern: str) -> Preview:
+        """What the pattern (empty: the built-in ones) finds in the first file names. Raises JobError."""
+        paths = self.images.order_by("path").values_list("path", flat=True)[:NAMES_PREVIEWED]
+        try:
+            return preview(pattern, paths)
+        except PatternError as error:
+            raise JobError(str(error), "Correct the expression.") from error
+
+    def choose_answer(self, value: str, *, by: Any) -> None:
+        """Answer the question that the scan asked. The next scan reads the folder that way. Raises JobError."""
+        options = {option["value"] for option in (self.question or {}).get("options", [])}
+        if value not in options:
+            raise JobError("This is not one of the possible answers.", "Choose one of those that the page offers.")
+        with transaction.atomic():
+            before = {"answer": self.answer}
+            self.answer = value
+            self.save(update_fields=["answer"])
+            audit.record("dataset.choose_answer", self, actor=by, before=before, after={"answer": value})
+
+    def accept_missing(self, *, by: Any) -> None:
+        """Confirm that the images which are not there any more were removed on purpose; the next scan forgets them."""
+        if not self.missing_count:
+            raise JobError("No images of this dataset are missing.")
+        with transaction.atomic():
+            audit.record("dataset.accept_missing", self, actor=by, before={"missing": self.missing_count})
+            self.missing_accepted = True
+            self.save(update_fields=["missing_accepted"])
+
+
+def used_classes(source_classes: Sequence[str], choices: Mapping[str, str]) -> list[str]:
+    """The classes used, in the order of the classes found; merged ones stand where the first of them does."""
+    return [name for name in dict.fromkeys(choices.get(name, name) for name in source_classes) if name]
+
+
+def _checked_choices(source_classes: Sequence[str], choices: Mapping[str, str]) -> dict[str, str]:
+    """Only what differs from the classes found. Raises JobError."""
+    unknown = [name for name in choices if name not in source_classes]
+    if unknown:
+        raise JobError(f"The dataset has no class {unknown[0]!r}. It has: {', '.join(source_classes)}.")
+    cleaned = {name: " ".join(str(choices.get(name, name)).split()) for name in source_classes}
+    for name in cleaned.values():
+        if len(name) > MAX_CLASS_NAME or printable(name) != name:
+            raise JobError(f"A class name has at most {MAX_CLASS_NAME} characters that can all be shown.")
+    spelling = {name.casefold(): name for name in cleaned.values() if name}
+    clashing = [name for name in cleaned.values() if name and spelling[name.casefold()] != name]
+    if clashing:
+        raise JobError(
+            f"{clashing[0]!r} and {spelling[clashing[0].casefold()]!r} differ only in upper and lower case.",
+            "Write both the same way to merge them.",
+        )
+    if len(used_classes(source_classes, cleaned)) < 2 <= len(source_classes):
+        raise JobError("A classifier needs at least two classes.", "Keep two classes that are not merged.")
+    return {name: target for name, target in cleaned.items() if target != name}
+
 
 def patient_key(patient: str) -> str:
     """Pseudonym of a patient: HMAC-SHA256 under a key derived from SECRET_KEY; the id itself is never stored."""
@@ -173,151 +304,3 @@ def patient_key(patient: str) -> str:
 def patient_key_fingerprint() -> str:
     """Tells whether pseudonyms were made with the present key; says nothing about the key."""
     return patient_key("fingerprint of the key")[:12]
-
-
-class DatasetImage(models.Model):
-    """One readable radiograph of a dataset."""
-
-    dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="images")
-    path = models.CharField(max_length=700, help_text="relative to the dataset's folder")
-    size = models.BigIntegerField(help_text="bytes")
-    mtime_ns = models.BigIntegerField()
-    digest = models.CharField(max_length=64, db_index=True, help_text="SHA-256 of the decoded pixels")
-    class_name = models.CharField(max_length=200)
-    source_split = models.CharField(max_length=20, blank=True)
-    patient_key = models.CharField(max_length=64, blank=True)
-    patient_source = models.CharField(max_length=10, blank=True, help_text="dicom, csv or folder")
-    width = models.PositiveIntegerField()
-    height = models.PositiveIntegerField()
-    format = models.CharField(max_length=10)
-    excluded = models.BooleanField(default=False)
-    exclusion_reason = models.CharField(max_length=300, blank=True)
-
-    class Meta:
-        ordering = ["path"]
-        constraints = [models.UniqueConstraint(fields=["dataset", "path"], name="one_row_per_image")]
-
-    def __str__(self) -> str:
-        return self.path
-
-
-class PreparationQuerySet(JobQuerySet, TeamScopedQuerySet):
-    team_path = "dataset__condition__team"
-
-
-class Preparation(Job):
-    """A dataset frozen for training: which image is in which split, and their pixels decoded once."""
-
-    class Fit(models.TextChoices):
-        AUTO = "auto", "Automatic"
-        PAD = "pad", "Keep the proportions"
-        STRETCH = "stretch", "Squeeze to a square"
-
-    task = "datasets.tasks.prepare"
-
-    dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="preparations", editable=False)
-    seed = models.PositiveIntegerField(default=0)
-    image_size = models.PositiveSmallIntegerField(default=224)
-    fit = models.CharField(max_length=10, choices=Fit, default=Fit.AUTO, help_text="how images become square")
-    classes = models.JSONField(default=list, editable=False)
-    positive_class = models.CharField(max_length=200, blank=True, editable=False)
-    ordinal = models.BooleanField(default=False, editable=False)
-    synthetic = models.BooleanField(default=False, editable=False)
-    pipeline = models.JSONField(default=dict, editable=False)
-    group_key = models.CharField(max_length=100, blank=True, editable=False)
-    group_description = models.TextField(blank=True, editable=False)
-    counts = models.JSONField(default=dict, editable=False, help_text="images per split and class")
-    class_weights = models.JSONField(default=dict, editable=False)
-    warnings = models.JSONField(default=list, editable=False)
-    shared_patients = models.PositiveIntegerField(null=True, editable=False)
-    excluded = models.PositiveIntegerField(default=0, editable=False)
-    dataset_digest = models.CharField(max_length=64, blank=True, editable=False)
-    split_digest = models.CharField(max_length=64, blank=True, editable=False)
-    cache_digest = models.CharField(max_length=64, blank=True, editable=False)
-    cache_bytes = models.BigIntegerField(default=0, editable=False)
-
-    objects = PreparationQuerySet.as_manager()
-
-    class Meta:
-        ordering = ["-pk"]
-        constraints = [
-            models.UniqueConstraint(
-                fields=["dataset"], condition=models.Q(state__in=Job.ACTIVE), name="one_active_preparation_per_dataset"
-            )
-        ]
-
-    def __str__(self) -> str:
-        return f"Preparation {self.pk} of {self.dataset}"
-
-    def get_absolute_url(self) -> str:
-        return reverse("datasets:preparation-detail", args=[self.pk])
-
-    @property
-    def cache_folder(self) -> Path:
-        return Path(settings.MODEL_ROOT) / "cache" / f"preparation-{self.pk}"
-
-    @property
-    def is_ready(self) -> bool:
-        return self.state == self.State.SUCCEEDED and (self.cache_folder / "cache.json").exists()
-
-    def split_total(self, split: str) -> int:
-        return sum(self.counts.get(split, {}).values())
-
-    @property
-    def split_rows(self) -> list[dict[str, Any]]:
-        """One row a split for pages: name, images per class in class order, total."""
-        return [
-            {
-                "split": split,
-                "counts": [self.counts.get(split, {}).get(name, 0) for name in self.classes],
-                "total": self.split_total(split),
-            }
-            for split in ("train", "validation", "test")
-        ]
-
-    @classmethod
-    def create(
-        cls, dataset: Dataset, by: Any, *, seed: int = 0, image_size: int = 224, fit: str = Fit.AUTO
-    ) -> "Preparation":
-        """Create the row and its audit entry. Raises JobError when the dataset cannot be prepared now."""
-        reap()
-        already = JobError(f"{dataset} is already being prepared.", "Wait until it has finished, or cancel it.")
-        if not 0 <= seed <= MAX_SEED:
-            raise JobError(f"The seed must be a whole number from 0 to {MAX_SEED}, not {seed}.")
-        if cls.objects.active().filter(dataset=dataset).exists():
-            raise already
-        if dataset.scanned_at is None or Scan.objects.active().filter(root=str(settings.DATASET_ROOT)).exists():
-            raise JobError(f"{dataset} is still being scanned.", "Wait until the scan has finished.")
-        if dataset.state != Dataset.State.PRESENT:
-            raise JobError(
-                f"The folder of {dataset} was not there at the last scan.",
-                "Bring the folder back below DATASET_ROOT and scan again.",
-            )
-        options = {"seed": seed, "image_size": image_size, "fit": fit}
-        try:
-            with transaction.atomic():
-                preparation = cls.objects.create(dataset=dataset, created_by=by, **options)
-                audit.record("dataset.prepare", dataset, actor=by, after={"preparation": preparation.pk, **options})
-        except IntegrityError as error:
-            # As for scans: two clicks at once.
-            raise already from error
-        return preparation
-
-
-class PreparedImage(models.Model):
-    """The split manifest: one row an image of a preparation, kept when the dataset changes later."""
-
-    preparation = models.ForeignKey(Preparation, models.CASCADE, related_name="manifest")
-    row = models.PositiveIntegerField(help_text="row in the pixel cache")
-    path = models.CharField(max_length=700)
-    digest = models.CharField(max_length=64)
-    class_name = models.CharField(max_length=200)
-    split = models.CharField(max_length=10)
-    group = models.PositiveIntegerField(help_text="number of the patient (or the next best key) in this preparation")
-
-    class Meta:
-        ordering = ["preparation", "row"]
-        constraints = [models.UniqueConstraint(fields=["preparation", "row"], name="one_manifest_row_per_image")]
-
-    def __str__(self) -> str:
-        return f"{self.path} ({self.split})"

@@ -31,3 +31,16 @@ def datasets_progress(context: template.Context) -> dict[str, bool]:
     """Whether anything was found and anything was prepared."""
     datasets = _datasets(context)
     return {"scanned": bool(datasets), "prepared": any(dataset.prepared for dataset in datasets)}
+
+
+LEFT_OUT = {
+    "unreadable": "unreadable",
+    "excluded": "left out by hand",
+    "label-conflict": "with two labels",
+    "dropped-class": "of classes that are left out",
+}
+
+
+@register.filter
+def left_out_reason(code: str) -> str:
+    return LEFT_OUT.get(code, code)

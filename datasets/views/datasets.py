@@ -1,18 +1,26 @@
-"""Pages: Dataset Overview, one dataset, one preparation, and the fragments that show their jobs."""
+"""Pages: Dataset Overview, one dataset, how it is to be read, its problems, and the scan's progress."""
+
+from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
+from django.core.paginator import Paginator
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from xrayplatform.access import allow
 from xrayplatform.http import HtmxHttpRequest
 from xrayplatform.jobs import JobError
 
-from .forms import PrepareForm
-from .models import Dataset, Preparation, Scan
+from ..forms import AnswerForm, ClassesForm, ConditionForm, PatternForm, PrepareForm
+from ..models import Dataset, Scan
+
+
+def visible_dataset(request: HttpRequest, pk: int) -> Dataset:
+    """The dataset, or 404 when it does not exist or belongs to another team."""
+    return get_object_or_404(Dataset.objects.visible_to(request.user).select_related("condition"), pk=pk)
 
 
 @allow("datasets.view_dataset")
@@ -31,23 +39,108 @@ def dataset_list(request: HttpRequest) -> HttpResponse:
 @allow("datasets.view_dataset")
 @require_GET
 def dataset_detail(request: HttpRequest, pk: int) -> HttpResponse:
-    dataset = get_object_or_404(Dataset.objects.visible_to(request.user).select_related("condition"), pk=pk)
-    context = {
-        "dataset": dataset,
-        "preparations": dataset.preparations.select_related("created_by")[:10],
-        "form": PrepareForm(),
+    return render(request, "datasets/dataset_detail.html", detail_context(visible_dataset(request, pk), PrepareForm()))
+
+
+def detail_context(dataset: Dataset, form: PrepareForm) -> dict[str, Any]:
+    preparations = dataset.preparations.select_related("created_by")[:10]
+    return {"dataset": dataset, "preparations": preparations, "form": form, "tab": "overview"}
+
+
+@allow("datasets.view_dataset")
+@require_GET
+def problem_list(request: HttpRequest, pk: int) -> HttpResponse:
+    """All files that cannot be used, a page at a time."""
+    dataset = visible_dataset(request, pk)
+    page = Paginator(dataset.file_problems.all(), 100).get_page(request.GET.get("page"))
+    return render(request, "datasets/problem_list.html", {"dataset": dataset, "page": page, "tab": "overview"})
+
+
+# -- Choices
+
+
+@allow("datasets.curate_dataset")
+@require_http_methods(["GET", "POST"])
+def dataset_choices(request: HttpRequest, pk: int) -> HttpResponse:
+    """How the dataset is to be read: the scan's question, classes, condition, patients in file names.
+
+    One form each; the button that was pressed says which of them was sent.
+    """
+    dataset = visible_dataset(request, pk)
+    sent = request.POST.get("form", "")
+    forms = {
+        "answer": AnswerForm(request.POST if sent == "answer" else None, dataset=dataset),
+        "classes": ClassesForm(request.POST if sent == "classes" else None, dataset=dataset),
+        "condition": ConditionForm(request.POST if sent == "condition" else None, dataset=dataset, user=request.user),
+        "pattern": PatternForm(request.POST if sent == "pattern" else None, initial={"pattern": dataset.pattern}),
     }
-    return render(request, "datasets/dataset_detail.html", context)
+    if sent in forms and forms[sent].is_valid():
+        try:
+            dataset.apply_choices(_choices(sent, forms[sent]), by=request.user)
+            messages.success(request, "Saved. The next preparation honours it.")
+            if sent == "answer":
+                start_scan(request)
+            return redirect("datasets:dataset-choices", pk)
+        except JobError as error:
+            dataset.refresh_from_db()
+            forms[sent].add_error(None, f"{error} {error.hint}")
+    status = 400 if request.method == "POST" else 200
+    context = {"dataset": dataset, "tab": "choices"} | _preview(dataset, dataset.pattern)
+    context |= {f"{name}_form": form for name, form in forms.items()}
+    return render(request, "datasets/dataset_choices.html", context, status=status)
 
 
-@allow("datasets.scan_dataset")
+def _choices(sent: str, form: Any) -> dict[str, Any]:
+    if sent == "classes":
+        data = form.cleaned_data
+        return {"classes": form.choices, "positive_class": data["positive"], "ordinal": data["ordinal"]}
+    return dict(form.cleaned_data)
+
+
+@allow("datasets.curate_dataset")
 @require_POST
-def scan_start(request: HttpRequest) -> HttpResponse:
+def missing_accept(request: HttpRequest, pk: int) -> HttpResponse:
+    dataset = visible_dataset(request, pk)
+    try:
+        dataset.accept_missing(by=request.user)
+        start_scan(request)
+    except JobError as error:
+        messages.warning(request, f"{error} {error.hint}")
+    return redirect(dataset)
+
+
+@allow("datasets.curate_dataset")
+@require_GET
+def pattern_preview(request: HtmxHttpRequest, pk: int) -> HttpResponse:
+    """What a pattern finds in the dataset's file names, while it is typed."""
+    dataset = visible_dataset(request, pk)
+    context = {"dataset": dataset} | _preview(dataset, request.GET.get("pattern", "")[:1000])
+    return render(request, "datasets/_pattern_preview.html", context)
+
+
+def _preview(dataset: Dataset, pattern: str) -> dict[str, Any]:
+    """What the pattern finds, or what is wrong with it in words."""
+    try:
+        return {"preview": dataset.preview_pattern(pattern), "preview_error": ""}
+    except JobError as error:
+        return {"preview": None, "preview_error": str(error)}
+
+
+# -- Scans
+
+
+def start_scan(request: HttpRequest) -> None:
     try:
         with transaction.atomic():
             Scan.create(request.user).enqueue()
     except JobError as error:
         messages.warning(request, f"{error} {error.hint}")
+
+
+@allow("datasets.scan_dataset")
+@require_POST
+def scan_start(request: HttpRequest) -> HttpResponse:
+    start_scan(request)
     return redirect("datasets:dataset-list")
 
 
@@ -67,39 +160,3 @@ def scan_status(request: HtmxHttpRequest, pk: int) -> HttpResponse:
     if not scan.is_active:
         response["HX-Refresh"] = "true"
     return response
-
-
-@allow("datasets.prepare_dataset")
-@require_POST
-def preparation_start(request: HttpRequest, pk: int) -> HttpResponse:
-    dataset = get_object_or_404(Dataset.objects.visible_to(request.user), pk=pk)
-    form = PrepareForm(request.POST)
-    if not form.is_valid():
-        context = {"dataset": dataset, "preparations": dataset.preparations.all()[:10], "form": form}
-        return render(request, "datasets/dataset_detail.html", context, status=400)
-    try:
-        with transaction.atomic():
-            preparation = Preparation.create(dataset, request.user, **form.cleaned_data)
-            preparation.enqueue()
-    except JobError as error:
-        messages.warning(request, f"{error} {error.hint}")
-        return redirect(dataset)
-    return redirect(preparation)
-
-
-@allow("datasets.view_preparation")
-@require_GET
-def preparation_detail(request: HtmxHttpRequest, pk: int) -> HttpResponse:
-    preparation = get_object_or_404(
-        Preparation.objects.visible_to(request.user).select_related("dataset__condition", "created_by"), pk=pk
-    )
-    template = "datasets/_preparation.html" if request.htmx else "datasets/preparation_detail.html"
-    return render(request, template, {"preparation": preparation, "dataset": preparation.dataset})
-
-
-@allow("datasets.prepare_dataset")
-@require_POST
-def preparation_cancel(request: HttpRequest, pk: int) -> HttpResponse:
-    preparation = get_object_or_404(Preparation.objects.visible_to(request.user), pk=pk)
-    preparation.request_cancel(request.user)
-    return redirect(preparation)

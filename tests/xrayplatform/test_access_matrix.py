@@ -21,10 +21,11 @@ ROLES = ["clinician", "data scientist", "model manager", "administrator", "audit
 NO_ROLE = "no role"
 USERS = [NO_ROLE, *ROLES]
 SCIENTIST = ["data scientist"]
+PRUNERS = ["data scientist", "administrator"]
 SYSTEM = ["data scientist", "model manager", "administrator", "auditor"]
 PREPARE = {"seed": 0, "image_size": 128, "fit": "auto"}
 RUN = {"dataset": "{dataset}", "architecture": "Custom_CNN", "configuration": "quick"}
-TEAM_OBJECTS = {"condition", "dataset", "preparation", "run", "version", "prediction"}
+TEAM_OBJECTS = {"condition", "dataset", "image", "finding", "preparation", "upload", "run", "version", "prediction"}
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,38 @@ PAGES = [
     Row("GET", "xrayplatform:auditentry-list", ["auditor"]),
     Row("GET", "datasets:dataset-list", ROLES),
     Row("GET", "datasets:dataset-detail", ROLES, 200, "dataset"),
+    Row("GET", "datasets:problem-list", ROLES, 200, "dataset"),
+    Row("GET", "datasets:dataset-choices", SCIENTIST, 200, "dataset"),
+    Row("POST", "datasets:dataset-choices", SCIENTIST, 302, "dataset", {"form": "pattern", "pattern": ""}),
+    Row("GET", "datasets:pattern-preview", SCIENTIST, 200, "dataset"),
+    Row("POST", "datasets:missing-accept", SCIENTIST, 302, "dataset"),
+    Row("GET", "datasets:quality-report", ROLES, 200, "dataset"),
+    Row("GET", "datasets:image-list", ROLES, 200, "dataset"),
+    Row("GET", "datasets:image-detail", ROLES, 200, "image"),
+    # 404: let in, but the file of this image is not there.
+    Row("GET", "datasets:image-thumbnail", ROLES, 404, "image"),
+    Row("POST", "datasets:image-decide", SCIENTIST, 302, "image", {"action": "exclude", "reason": "blurred"}),
+    Row("GET", "datasets:version-compare", ROLES, 200, "dataset"),
+    Row("GET", "datasets:storage-detail", ROLES),
+    Row("POST", "datasets:storage-prune", PRUNERS, 302),
+    Row("POST", "datasets:pixels-remove", PRUNERS, 302, "preparation"),
     Row("POST", "datasets:scan-start", SCIENTIST, 302),
     Row("GET", "datasets:scan-status", ROLES, 200, "scan"),
     Row("POST", "datasets:scan-cancel", SCIENTIST, 302, "scan"),
+    Row("GET", "datasets:upload-new", SCIENTIST),
+    Row("POST", "datasets:upload-new", SCIENTIST, 400),
+    Row("GET", "datasets:upload-create", SCIENTIST, 200, "dataset"),
+    # 409: let in, but the folder of this dataset is not there.
+    Row("POST", "datasets:upload-create", SCIENTIST, 409, "dataset"),
+    Row("GET", "datasets:upload-detail", ROLES, 200, "upload"),
+    Row("POST", "datasets:upload-cancel", SCIENTIST, 302, "upload"),
     Row("POST", "datasets:preparation-start", SCIENTIST, 302, "dataset", PREPARE),
     Row("GET", "datasets:preparation-detail", ROLES, 200, "preparation"),
     Row("POST", "datasets:preparation-cancel", SCIENTIST, 302, "preparation"),
     Row("GET", "training:run-list", ROLES),
     Row("GET", "training:run-create", SCIENTIST),
     Row("POST", "training:run-create", SCIENTIST, 302, "", RUN),
+    Row("GET", "training:augmentation-preview", ROLES, 200, "preparation"),
     Row("GET", "training:run-detail", ROLES, 200, "run"),
     Row("GET", "training:run-status", ROLES, 200, "run"),
     Row("GET", "training:run-curves", ROLES, 200, "run"),
@@ -84,12 +108,27 @@ API = [
     Row("GET", "api:dataset-detail", ROLES, 200, "dataset"),
     Row("POST", "api:dataset-scan", SCIENTIST, 202),
     Row("POST", "api:dataset-prepare", SCIENTIST, 202, "dataset", PREPARE),
+    Row("PATCH", "api:dataset-choices", SCIENTIST, 200, "dataset"),
+    Row("POST", "api:dataset-pattern", SCIENTIST, 200, "dataset", {"pattern": ""}),
+    Row("GET", "api:dataset-quality", ROLES, 200, "dataset"),
+    Row("GET", "api:dataset-compare", ROLES, 200, "dataset"),
+    Row("GET", "api:image-list", ROLES),
+    Row("GET", "api:image-detail", ROLES, 200, "image"),
+    Row("GET", "api:image-picture", ROLES, 404, "image"),
+    Row("POST", "api:image-decide", SCIENTIST, 200, "image", {"action": "exclude", "reason": "blurred"}),
+    Row("GET", "api:finding-list", ROLES),
+    Row("GET", "api:finding-detail", ROLES, 200, "finding"),
     Row("GET", "api:scan-list", ROLES),
     Row("GET", "api:scan-detail", ROLES, 200, "scan"),
     Row("POST", "api:scan-cancel", SCIENTIST, 200, "scan"),
     Row("GET", "api:preparation-list", ROLES),
     Row("GET", "api:preparation-detail", ROLES, 200, "preparation"),
     Row("POST", "api:preparation-cancel", SCIENTIST, 200, "preparation"),
+    Row("POST", "api:preparation-remove-pixels", PRUNERS, 200, "preparation"),
+    Row("GET", "api:upload-list", ROLES),
+    Row("POST", "api:upload-list", SCIENTIST, 400),
+    Row("GET", "api:upload-detail", ROLES, 200, "upload"),
+    Row("POST", "api:upload-cancel", SCIENTIST, 200, "upload"),
     Row("GET", "api:run-list", ROLES),
     Row("POST", "api:run-list", SCIENTIST, 202, "", RUN),
     Row("GET", "api:run-detail", ROLES, 200, "run"),

@@ -1,6 +1,7 @@
 """Small random changes of position, size and exposure, of a whole batch at a time.
 
-No flips: left and right mean something in a radiograph (heart, markers, which knee).
+No flips: left and right mean something in a radiograph (heart, markers, which knee). `apply` is what the training
+does, in TensorFlow; `apply_here` computes the same for a preview, in a process that must not load TensorFlow.
 """
 
 from typing import Any, NamedTuple
@@ -9,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.configurations import Configuration
-from training.ml.runtime import tf
 
 Floats = NDArray[np.float32]
 
@@ -56,6 +56,9 @@ def apply(images: Any, changes: Changes) -> Any:
 
     Bilinear; beyond the edge the nearest pixel goes on, since an artificial black border would itself be a feature.
     """
+    # Not at the top: a preview takes only the rest of this module.
+    from training.ml.runtime import tf
+
     pixels = tf.cast(images[..., None], tf.float32) / 255.0
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=pixels,
@@ -68,3 +71,31 @@ def apply(images: Any, changes: Changes) -> Any:
     means = tf.reduce_mean(moved, axis=(1, 2, 3), keepdims=True)
     exposed = (moved - means) * changes.gains[:, None, None, None] + means + changes.offsets[:, None, None, None]
     return tf.clip_by_value(exposed, 0.0, 1.0)
+
+
+def apply_here(images: NDArray[np.uint8], changes: Changes) -> Floats:
+    """The same as `apply`, without TensorFlow and slower: uint8 (N, S, S) to float32 (N, S, S) in 0..1."""
+    changed = [
+        _expose(_move(image.astype(np.float32) / np.float32(255), transform), gain, offset)
+        for image, transform, gain, offset in zip(images, *changes, strict=True)
+    ]
+    return np.stack(changed)
+
+
+def _move(image: Floats, transform: Floats) -> Floats:
+    """Bilinear; beyond the edge the nearest pixel goes on."""
+    size = len(image)
+    down, across = np.mgrid[0:size, 0:size].astype(np.float32)
+    columns = np.clip(transform[0] * across + transform[1] * down + transform[2], 0, size - 1)
+    rows = np.clip(transform[3] * across + transform[4] * down + transform[5], 0, size - 1)
+    left, top = np.floor(columns).astype(int), np.floor(rows).astype(int)
+    right, bottom = np.minimum(left + 1, size - 1), np.minimum(top + 1, size - 1)
+    x, y = columns - left, rows - top
+    upper = image[top, left] * (1 - x) + image[top, right] * x
+    lower = image[bottom, left] * (1 - x) + image[bottom, right] * x
+    return np.asarray(upper * (1 - y) + lower * y, np.float32)
+
+
+def _expose(image: Floats, gain: np.float32, offset: np.float32) -> Floats:
+    mean = image.mean()
+    return np.asarray(np.clip((image - mean) * gain + mean + offset, 0, 1), np.float32)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from datasets.cache import PreparedData
 from registry import statistics
 from training.ml import pipeline
+
+# Enough to look through in a quarter of an hour.
+MOST_DOUBTED: Final = 50
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,52 @@ def evaluate(model: Any, data: PreparedData, batch_size: int, between: Callable[
     splits = {"validation": validation, "test": test}
     metrics = {name: _metrics(split, data, threshold) for name, split in splits.items()}
     return Evaluation(validation, test, threshold, metrics)
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """An image whose label the network does not believe. row: of the cache; loss: -ln of the label's probability."""
+
+    row: int
+    split: str
+    label: str
+    predicted: str
+    probability: float
+    loss: float
+
+
+def doubts(
+    model: Any, data: PreparedData, evaluation: Evaluation, batch_size: int, between: Callable[[float], None]
+) -> list[Doubt]:
+    """The MOST_DOUBTED images of all splits with the highest loss among those that the network reads differently.
+
+    In validation and test the network has not seen the label; what it contradicts in spite of having learned it, in
+    the training part, is more suspicious still.
+    """
+    count = max(len(data.indices("train")), 1)
+    train = _split(model, data, "train", batch_size, lambda done: between(done / count))
+    splits = {"train": train, "validation": evaluation.validation, "test": evaluation.test}
+    found = [doubt for name, split in splits.items() for doubt in _doubts_of(name, split, data.classes)]
+    return sorted(found, key=lambda doubt: (-doubt.loss, doubt.row))[:MOST_DOUBTED]
+
+
+def _doubts_of(name: str, split: SplitPredictions, classes: tuple[str, ...]) -> list[Doubt]:
+    if not len(split.rows):
+        return []
+    predicted = split.probabilities.argmax(axis=1)
+    own = np.take_along_axis(split.probabilities, split.labels[:, None], axis=1)[:, 0]
+    losses = -np.log(np.clip(own, 1e-12, 1))
+    return [
+        Doubt(
+            row=int(split.rows[index]),
+            split=name,
+            label=classes[int(split.labels[index])],
+            predicted=classes[int(predicted[index])],
+            probability=float(split.probabilities[index, predicted[index]]),
+            loss=float(losses[index]),
+        )
+        for index in np.flatnonzero(predicted != split.labels)
+    ]
 
 
 def choose_threshold(validation: SplitPredictions, data: PreparedData) -> float | None:

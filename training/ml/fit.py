@@ -12,7 +12,7 @@ from datasets.cache import PreparedData
 from training.configurations import Configuration
 from training.ml import architectures, callbacks, pipeline
 from training.ml.callbacks import Cancelled, TrainingFailed
-from training.ml.evaluation import Evaluation, evaluate
+from training.ml.evaluation import Doubt, Evaluation, doubts, evaluate
 from training.ml.export import assign_weights
 from training.ml.runtime import keras, tf
 
@@ -53,6 +53,7 @@ class Trained:
     best_epoch: int
     stopped_early: bool
     evaluation: Evaluation
+    doubts: list[Doubt]
     seconds: float
 
 
@@ -128,6 +129,7 @@ def train(
     for stage in stages(run.configuration, run.rate, pretrained=run.pretrained):
         _fit_stage(run, stage)
     assign_weights(run.model, load_file(run.best.path))
+    evaluation = _evaluate(run)
     return Trained(
         model=run.model,
         architecture_id=architecture_id,
@@ -136,7 +138,8 @@ def train(
         history=run.history,
         best_epoch=run.best.best_epoch,
         stopped_early=run.stopped_early,
-        evaluation=_evaluate(run),
+        evaluation=evaluation,
+        doubts=doubts(run.model, data, evaluation, run.batch_size, _between(run, 0.4, 1.0)),
         seconds=round(time.monotonic() - started, 1),
     )
 
@@ -278,12 +281,17 @@ def _schedule(run: _Run, stage: _Stage, steps: int) -> Any:
 
 
 def _evaluate(run: _Run) -> Evaluation:
-    epochs = run.configuration.epochs
+    between = _between(run, 0.0, 0.4)
+    between(0.0)
+    return evaluate(run.model, run.data, run.batch_size, between)
+
+
+def _between(run: _Run, first: float, last: float) -> Callable[[float], None]:
+    """Told of the share that is done of one part (first to last) of the evaluation: reports it, stops when asked to."""
 
     def between(share: float) -> None:
         callbacks.stop_if_asked(run.should_stop)
-        fraction = _TRAINING_ENDS + (_EVALUATION_ENDS - _TRAINING_ENDS) * share
-        run.report(Progress("evaluating", fraction, len(run.history), epochs))
+        fraction = _TRAINING_ENDS + (_EVALUATION_ENDS - _TRAINING_ENDS) * (first + (last - first) * share)
+        run.report(Progress("evaluating", fraction, len(run.history), run.configuration.epochs))
 
-    between(0.0)
-    return evaluate(run.model, run.data, run.batch_size, between)
+    return between

@@ -11,6 +11,8 @@ from datasets.tasks import run_preparation
 from xrayplatform.commands import PlatformCommand
 from xrayplatform.jobs import JobError
 
+OPTIONS = ("seed", "image_size", "fit", "validation_share", "test_share", "source_splits")
+
 
 class Command(PlatformCommand):
     permission = "datasets.prepare_dataset"
@@ -22,14 +24,15 @@ class Command(PlatformCommand):
         parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same split")
         parser.add_argument("--image-size", type=int, default=224, choices=IMAGE_SIZES)
         parser.add_argument("--fit", default="auto", choices=Preparation.Fit.values, help="how images become square")
+        parser.add_argument("--validation-share", type=float, default=0.15, help="of the images, 0.05 to 0.40")
+        parser.add_argument("--test-share", type=float, default=0.15, help="of the images, 0.05 to 0.40")
+        parser.add_argument("--source-splits", default="honour", choices=Preparation.SourceSplits.values)
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
         start = time.monotonic()
         try:
             dataset = Dataset.objects.named(options["name"])
-            job = Preparation.create(
-                dataset, self.actor(options), seed=options["seed"], image_size=options["image_size"], fit=options["fit"]
-            )
+            job = Preparation.create(dataset, self.actor(options), **{name: options[name] for name in OPTIONS})
         except JobError as error:
             raise CommandError(f"{error} {error.hint}") from error
         job.listener = self.tell_progress
@@ -43,7 +46,10 @@ class Command(PlatformCommand):
             "test": job.split_total("test"),
             "group_key": job.group_key,
             "shared_patients": job.shared_patients,
+            "groups": job.group_counts,
             "excluded": job.excluded,
+            "left_out": job.left_out,
+            "split_digest": job.split_digest,
             "warnings": job.warnings,
             "seconds": round(time.monotonic() - start, 2),
         }

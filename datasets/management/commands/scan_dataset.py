@@ -37,6 +37,8 @@ class Command(PlatformCommand):
         for dataset in result["datasets"]:
             self.stdout.write(f"{dataset['name']}: {dataset['layout']}, {dataset['images']} images")
             self.stdout.write("  " + ", ".join(f"{name} {count}" for name, count in dataset["classes"].items()))
+            if dataset["question"]:
+                self.stdout.write(f"  ? {dataset['question']['text']} Answer with curate_dataset.")
             for problem in dataset["problems"]:
                 self.stdout.write(f"  ! {problem['path']}: {problem['reason']}")
         self.stdout.write(f"{len(result['datasets'])} datasets in {result['seconds']} s")
@@ -51,5 +53,7 @@ def dataset_json(dataset: Dataset) -> dict[str, Any]:
         "classes": {name: dataset.counts.get(name, 0) for name in dataset.classes},
         "positive_class": dataset.positive_class,
         "synthetic": dataset.synthetic,
-        "problems": dataset.problems,
+        "question": dataset.question if dataset.is_asking else None,
+        "missing": dataset.missing_count,
+        "problems": dataset.listed_problems,
     }

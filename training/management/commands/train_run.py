@@ -4,13 +4,14 @@ import os
 import time
 import uuid
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from datasets.cache import CacheError, PreparedData, open_cache
+from datasets.models import Finding
 from registry.artifacts import load
 from registry.models import ModelVersion
 from training.configurations import Configuration
@@ -159,5 +160,19 @@ def _register(run: TrainingRun, trained: Any, data: PreparedData) -> None:
             synthetic=preparation.synthetic,
             origin=f"trained here, run {run.pk}",
         )
+        Finding.objects.write_doubts(preparation.dataset, _doubts(run, trained))
         run.write(version=version, initial_weights=trained.initial_weights[:100])
         run.succeed(f"Version {version.number} of {version.condition}", after={"version": str(version)})
+
+
+def _doubts(run: TrainingRun, trained: Any) -> Iterator[tuple[str, str, float, str]]:
+    """(path, digest, loss, why) of the images whose labels the trained network contradicts most."""
+    rows = {doubt.row: doubt for doubt in trained.doubts}
+    images = run.preparation.manifest.filter(row__in=list(rows)).values_list("row", "path", "digest")
+    for row, path, digest in images:
+        doubt = rows[row]
+        why = (
+            f"Labelled {doubt.label}; {run.architecture} of run {run.pk} reads {doubt.predicted} "
+            f"({doubt.probability:.1%}). The image was in the {doubt.split} part."
+        )
+        yield path, digest, doubt.loss, why

@@ -1,0 +1,101 @@
+"""API: the images of datasets with their pictures and decisions, and findings."""
+
+from typing import Any
+
+import django_filters
+from django.db.models import QuerySet
+from django.http import HttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework.decorators import action
+from rest_framework.exceptions import NotFound
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import ReadOnlyModelViewSet
+
+from xrayplatform import audit
+from xrayplatform.teams import visible
+
+from .. import rendering
+from ..models import DatasetImage, Finding
+from ..serializers import DecideSerializer, FindingSerializer, ImageDetailSerializer, ImageSerializer
+
+
+class ImageFilter(django_filters.FilterSet):
+    """By number, not by a choice of rows: a choice would tell which numbers other teams have."""
+
+    dataset = django_filters.NumberFilter("dataset_id")
+    finding = django_filters.CharFilter("findings__code")
+    excluded = django_filters.BooleanFilter("excluded")
+
+    class Meta:
+        model = DatasetImage
+        fields = ["dataset", "class_name", "source_split", "cluster", "finding", "excluded"]
+
+
+class ImageViewSet(ReadOnlyModelViewSet):
+    """The readable radiographs of datasets."""
+
+    queryset = DatasetImage.objects.none()
+    serializer_class = ImageSerializer
+    filterset_class = ImageFilter
+    permissions = {
+        "list": "datasets.view_datasetimage",
+        "retrieve": "datasets.view_datasetimage",
+        "picture": "datasets.view_datasetimage",
+        "decide": "datasets.curate_dataset",
+    }
+
+    def get_queryset(self) -> QuerySet:
+        images = DatasetImage.objects.visible_to(self.request.user).with_exclusion()
+        return images.select_related("dataset").defer("fingerprint")
+
+    def get_serializer_class(self) -> type[ImageSerializer]:
+        return ImageSerializer if self.action == "list" else ImageDetailSerializer
+
+    @extend_schema(responses={(200, "image/png"): OpenApiTypes.BINARY})
+    @action(detail=True, methods=["get"], filter_backends=[])
+    def picture(self, request: Request, pk: Any = None) -> HttpResponse:
+        """The radiograph as a PNG of at most 1400 pixels a side."""
+        image = self.get_object()
+        audit.record("image.view", image, actor=request.user, after={"dataset": image.dataset.name})
+        try:
+            png = rendering.picture(image, rendering.PICTURE)
+        except rendering.NotShown as error:
+            raise NotFound(f"The image cannot be shown: {error}") from error
+        return HttpResponse(png, content_type="image/png", headers={"Cache-Control": "no-store"})
+
+    @extend_schema(request=DecideSerializer, responses=ImageDetailSerializer)
+    @action(detail=True, methods=["post"])
+    def decide(self, request: Request, pk: Any = None) -> Response:
+        """Exclude the image, keep it in spite of a finding, or take a decision back. The next preparation obeys."""
+        image = self.get_object()
+        given = DecideSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        decision = given.validated_data
+        if decision["action"] == "withdraw":
+            image.withdraw(decision["code"], by=request.user)
+        else:
+            image.decide(decision["code"], decision["action"], decision["reason"], by=request.user)
+        return Response(ImageDetailSerializer(self.get_object()).data)
+
+
+class FindingFilter(django_filters.FilterSet):
+    dataset = django_filters.NumberFilter("dataset_id")
+
+    class Meta:
+        model = Finding
+        fields = ["dataset", "code"]
+
+
+class FindingViewSet(ReadOnlyModelViewSet):
+    """What is suspicious about images, with what people decided."""
+
+    queryset = Finding.objects.none()
+    serializer_class = FindingSerializer
+    filterset_class = FindingFilter
+    permissions = {"list": "datasets.view_finding", "retrieve": "datasets.view_finding"}
+
+    def get_queryset(self) -> QuerySet:
+        findings = Finding.objects.with_decision().select_related("image").defer("image__fingerprint")
+        return visible(findings, "dataset__condition__team", self.request.user)

@@ -1,0 +1,390 @@
+"""Bring the tables up to date with what lies below DATASET_ROOT.
+
+A folder whose names, sizes and times are those of the last scan costs one walk and no look at the tables. In a folder
+that changed, each file is compared with its row, a batch at a time; only what differs is read, by all cores. Nothing is
+held for all files at once, so that a million of them need no more memory than a thousand.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from django.db import models
+from django.utils import timezone
+
+from xrayplatform.jobs import JobError
+
+from . import decoding, findings, imaging, layouts, scanning
+from .layouts import Candidate, FolderFiles, FoundDataset, Problem
+from .models import (
+    Dataset,
+    DatasetImage,
+    FileProblem,
+    Finding,
+    Scan,
+    ScannedFolder,
+    patient_key,
+    patient_key_fingerprint,
+)
+
+BATCH = 500
+# A modification time that no file has: the next scan reads the file again.
+UNKNOWN_TIME = -1
+PROBLEMS_KEPT = 1000
+# To be raised when measures or fingerprints change, so that every image is measured anew.
+MEASURED = 2
+# Reasons that may be over although the file looks the same.
+PASSING = frozenset({"changing", "unreadable", "timeout"})
+# When more than this share of a larger dataset is gone, somebody unmounted a folder rather than removed the images.
+MISSING_SHARE, MISSING_AT_LEAST = 0.5, 100
+LABELS = ("class_name", "source_split", "patient_key", "patient_source")
+KNOWN = ("pk", "path", "size", "mtime_ns", *LABELS)
+CONTENT = [
+    "folder", "size", "mtime_ns", "digest", *LABELS, "width", "height", "format", "measures", "fingerprint", "cluster",
+]  # fmt: skip
+
+Report = Callable[[int, int, str], None]
+
+
+def scan_root(job: Scan) -> None:
+    """Find the datasets of the job's root and look at their files; ends the job."""
+    root = Path(job.root)
+    if not root.is_dir():
+        raise JobError(
+            "The dataset folder is not there.",
+            "Mount it or correct DATASET_ROOT, then scan again. What was found before stays as it is.",
+        )
+    report = job.reporter()
+    tree = layouts.survey(root, lambda files: report(0, 0, f"{files:,} files found"))
+    found = layouts.find_in(tree, dict(Dataset.objects.exclude(answer="").values_list("name", "answer")))
+    images, before, total = 0, 0, sum(folder.file_count for folder in found)
+    for folder in found:
+        images += DatasetScan(folder, _Progress(report, before, total)).run()
+        before += folder.file_count
+    Dataset.objects.exclude(name__in=[folder.name for folder in found]).update(state=Dataset.State.OFFLINE)
+    job.write(images=images, problems=_problem_rows(layouts.problems_in(tree, found)))
+    count = f"{len(found)} dataset{'' if len(found) == 1 else 's'}"
+    job.succeed(f"{count}, {images:,} images", after={"datasets": [folder.name for folder in found], "images": images})
+
+
+def reading() -> str:
+    """What images are read with: pixel code, measures, key of the pseudonyms. Another one has to read them anew."""
+    return f"{MEASURED}-{imaging.PIPELINE['id']}-{imaging.PIPELINE['version']}-{patient_key_fingerprint()}"
+
+
+def _problem_rows(problems: Iterable[Problem]) -> list[dict[str, str]]:
+    return [{"path": problem.path, "reason": problem.reason} for problem in problems]
+
+
+class _Progress:
+    """Reports on all datasets' files together, by number alone: everybody sees it, the names not everybody may.
+
+    before: files of the datasets before this one.
+    """
+
+    def __init__(self, report: Report, before: int, total: int) -> None:
+        self._report, self._done, self._total = report, before, total
+
+    def __call__(self, files: int = 1) -> None:
+        # Files that came since they were counted must not show as more than all.
+        self._done = min(self._done + files, self._total)
+        self._report(self._done, self._total, f"{self._done:,} of {self._total:,} files read")
+
+    def say(self, message: str) -> None:
+        self._report(self._done, self._total, message)
+
+
+class DatasetScan:
+    """One dataset being scanned."""
+
+    def __init__(self, found: FoundDataset, progress: _Progress) -> None:
+        self.found = found
+        self.progress = progress
+        self.dataset = _dataset_row(found)
+        self.records: list[scanning.Record] = []
+        self.problems: dict[str, tuple[Candidate, Problem]] = {}
+        self.relabelled: list[DatasetImage] = []
+        # By changed folder, what is there: hashes instead of names, because there may be a million.
+        self.seen: dict[str, set[int]] = {}
+        self.signatures: dict[str, str] = {}
+        # Folders with a file that the next scan has to look at again.
+        self.unsettled: set[str] = set()
+
+    def run(self) -> int:
+        """Returns the number of readable images."""
+        dataset = self.dataset
+        if dataset.signature == self.found.signature:
+            self.progress(self.found.file_count)
+        else:
+            # Blank until every file has been looked at: a scan that stops half-way leaves rows of both kinds behind.
+            Dataset.objects.filter(pk=dataset.pk).update(signature="", digest="")
+            self._read_changed()
+            self._forget_gone()
+            self._remember_folders()
+            self._summarise()
+        self._save_problems_of_folders()
+        return dataset.images_count
+
+    # -- Files
+
+    def _read_changed(self) -> None:
+        for candidate, answer in decoding.shared().run(self._requests()):
+            self._take(candidate, scanning.outcome(candidate, answer))
+            self.progress()
+        self._flush()
+
+    def _requests(self) -> Iterator[tuple[Candidate, dict[str, Any]]]:
+        """What has to be read; on the way, what is known already is compared with its row."""
+        before = dict(self.dataset.folders.values_list("path", "signature"))
+        for folder in self.found.folders():
+            signature = _folder_signature(folder, self.found)
+            if before.get(folder.relative) == signature:
+                self.progress(folder.count)
+                continue
+            self.seen.setdefault(folder.relative, set())
+            self.signatures[folder.relative] = signature
+            entries = folder.entries()
+            while batch := list(itertools.islice(entries, BATCH)):
+                yield from self._unknown(batch)
+
+    def _unknown(self, batch: list[Candidate]) -> Iterator[tuple[Candidate, dict[str, Any]]]:
+        paths = [candidate.relative for candidate in batch]
+        images = {image.path: image for image in self.dataset.images.filter(path__in=paths).only(*KNOWN, "dataset")}
+        told = self.dataset.file_problems.filter(path__in=paths).values_list("path", "size", "mtime_ns")
+        problems = {path: (size, time) for path, size, time in told}
+        for candidate in batch:
+            image = images.get(candidate.relative)
+            state = (candidate.size, candidate.mtime_ns)
+            if image is not None and (image.size, image.mtime_ns) == state:
+                self.seen[image_folder(image.path)].add(hash(image.path))
+                self._relabel(image, candidate)
+                self.progress()
+            elif problems.get(candidate.relative) == state:
+                self.progress()
+            elif problem := scanning.name_problem(candidate):
+                self._take(candidate, problem)
+                self.progress()
+            else:
+                yield candidate, scanning.request(candidate)
+
+    def _take(self, candidate: Candidate, outcome: scanning.Record | Problem) -> None:
+        if isinstance(outcome, Problem):
+            self.problems[outcome.path] = (candidate, outcome)
+            if outcome.code in PASSING:
+                self.unsettled.add(image_folder(candidate.relative))
+        else:
+            self.seen[image_folder(outcome.path)].add(hash(outcome.path))
+            self.records.append(outcome)
+        if len(self.records) >= BATCH or len(self.problems) >= BATCH:
+            self._flush()
+
+    def _relabel(self, image: DatasetImage, candidate: Candidate) -> None:
+        """The pixels are those of the last scan, but a CSV file may say something else about them now."""
+        said = {"class_name": candidate.class_name, "source_split": candidate.source_split}
+        if image.patient_source != "dicom":
+            said["patient_key"] = patient_key(candidate.patient) if candidate.patient else ""
+            said["patient_source"] = candidate.patient_source
+        if all(getattr(image, name) == value for name, value in said.items()):
+            return
+        for name, value in said.items():
+            setattr(image, name, value)
+        self.relabelled.append(image)
+        if len(self.relabelled) >= BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Insert or update what has gathered; short transactions, because others wait for the writer on SQLite."""
+        images = [_image_row(self.dataset, record) for record in self.records]
+        DatasetImage.objects.bulk_create(
+            images, update_conflicts=True, unique_fields=["dataset", "path"], update_fields=CONTENT
+        )
+        read = [image.path for image in images]
+        self.dataset.file_problems.filter(path__in=read).delete()
+        # Other pixels: what a model thought of the old ones says nothing.
+        Finding.objects.filter(dataset=self.dataset, image__path__in=read).delete()
+        FileProblem.objects.bulk_create(
+            [_problem_row(self.dataset, *found) for found in self.problems.values()],
+            update_conflicts=True,
+            unique_fields=["dataset", "path"],
+            update_fields=["folder", "code", "reason", "size", "mtime_ns"],
+        )
+        self.dataset.images.filter(path__in=list(self.problems)).delete()
+        DatasetImage.objects.bulk_update(self.relabelled, LABELS)
+        self.records, self.problems, self.relabelled = [], {}, []
+
+    # -- What is not there any more
+
+    def _forget_gone(self) -> None:
+        """Drop the rows of files that were removed, unless so many are gone that this must be a mistake."""
+        dataset = self.dataset
+        gone = list(self._gone())
+        missing = sum(not (dataset.folder / path).exists() for _, path in gone)
+        known = dataset.images.count()
+        mistake = missing >= MISSING_AT_LEAST and missing > MISSING_SHARE * known and not dataset.missing_accepted
+        dataset.missing_count = missing if mistake else 0
+        if mistake:
+            dataset.state = Dataset.State.OFFLINE
+            return
+        dataset.missing_accepted = False
+        for start in range(0, len(gone), BATCH):
+            dataset.images.filter(pk__in=[pk for pk, _ in gone[start : start + BATCH]]).delete()
+        for folder in self.seen:
+            self._forget_problems(folder)
+
+    def _gone(self) -> Iterator[tuple[int, str]]:
+        """Rows (number, path) of changed folders, and of folders that are no part of the dataset any more."""
+        there = {folder.relative for folder in self.found.folders()}
+        known = self.dataset.images.order_by().values_list("folder", flat=True).distinct()
+        for folder in [name for name in known if name in self.seen or name not in there]:
+            seen = self.seen.get(folder, set())
+            rows = self.dataset.images.filter(folder=folder).order_by().values_list("pk", "path")
+            yield from ((pk, path) for pk, path in rows.iterator(2000) if hash(path) not in seen)
+
+    def _forget_problems(self, folder: str) -> None:
+        """Problems of files that were removed or have become readable under another name."""
+        rows = self.dataset.file_problems.filter(folder=folder).values_list("pk", "path", "code")
+        gone = [pk for pk, path, code in rows if code != "name-too-long" and not _is_there(self.dataset.folder / path)]
+        FileProblem.objects.filter(pk__in=gone).delete()
+
+    def _remember_folders(self) -> None:
+        there = {folder.relative for folder in self.found.folders()}
+        gone = [name for name in self.dataset.folders.values_list("path", flat=True) if name not in there]
+        for start in range(0, len(gone), BATCH):
+            self.dataset.folders.filter(path__in=gone[start : start + BATCH]).delete()
+            self.dataset.file_problems.filter(folder__in=gone[start : start + BATCH]).delete()
+        if self.dataset.missing_count:
+            return
+        ScannedFolder.objects.bulk_create(
+            [
+                ScannedFolder(dataset=self.dataset, path=path, signature=signature)
+                for path, signature in self.signatures.items()
+                if path not in self.unsettled
+            ],
+            batch_size=BATCH,
+            update_conflicts=True,
+            unique_fields=["dataset", "path"],
+            update_fields=["signature"],
+        )
+
+    # -- The dataset itself
+
+    def _summarise(self) -> None:
+        dataset, found = self.dataset, self.found
+        content = hashlib.sha256()
+        identities = dataset.images.in_byte_order().values_list("path", "digest", "class_name")
+        for path, digest, class_name in identities.iterator(2000):
+            content.update(f"{path}\0{digest}\0{class_name}\n".encode())
+        counted = dataset.images.order_by("class_name").values_list("class_name").annotate(models.Count("pk"))
+        dataset.source_counts = dict.fromkeys(found.classes, 0) | dict(counted)
+        dataset.derive_classes()
+        dataset.images_count = sum(dataset.source_counts.values())
+        dataset.unreadable_count = dataset.file_problems.count()
+        dataset.digest = content.hexdigest()
+        dataset.signature = "" if dataset.missing_count or self.unsettled else found.signature
+        self.progress.say("Judging the images")
+        findings.refresh(dataset)
+        dataset.save()
+
+    def _save_problems_of_folders(self) -> None:
+        """Also in a dataset without a change: files of other kinds beside the images are no part of its signature."""
+        dataset, problems = self.dataset, _problem_rows(self.found.problems)
+        dataset.problems = problems[:PROBLEMS_KEPT]
+        dataset.problems_count = len(problems) + dataset.unreadable_count
+        dataset.scanned_at = timezone.now()
+        dataset.save(update_fields=["problems", "problems_count", "scanned_at", "state"])
+
+
+def _dataset_row(found: FoundDataset) -> Dataset:
+    dataset = Dataset.objects.filter(name=found.name).first() or Dataset(
+        name=found.name, condition=Dataset.new_condition(found.name, found.body_part)
+    )
+    dataset.state = Dataset.State.PRESENT
+    dataset.layout, dataset.layout_label, dataset.because = found.layout, found.label, found.because
+    dataset.question = _question(found)
+    dataset.answer = dataset.answer if found.question and found.answer == dataset.answer else ""
+    dataset.source_classes, dataset.synthetic = list(found.classes), found.synthetic
+    dataset.derive_classes()
+    read_anew = dataset.read_with != reading()
+    if read_anew:
+        dataset.read_with, dataset.signature = reading(), ""
+    dataset.save()
+    if read_anew:
+        dataset.images.update(mtime_ns=UNKNOWN_TIME)
+        dataset.file_problems.update(mtime_ns=UNKNOWN_TIME)
+        dataset.folders.all().delete()
+    return dataset
+
+
+def _question(found: FoundDataset) -> dict[str, Any] | None:
+    if found.question is None:
+        return None
+    return {
+        "code": found.question.code,
+        "text": found.question.text,
+        "suggested": found.question.suggested,
+        "options": [
+            {
+                "value": option.value,
+                "label": option.label,
+                "because": option.because,
+                "counts": option.counts,
+                "examples": list(option.examples),
+            }
+            for option in found.question.options
+        ],
+    }
+
+
+def _folder_signature(folder: FolderFiles, found: FoundDataset) -> str:
+    """Of all that the rows of a folder depend on: its files, what the structure says of them, and the CSV file."""
+    said = (
+        folder.signature, folder.class_name, folder.source_split, folder.patient or "", found.table_digest,
+        found.answer,
+    )  # fmt: skip
+    return hashlib.sha256("\0".join(said).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def image_folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except OSError:
+        return False
+    return True
+
+
+def _image_row(dataset: Dataset, record: scanning.Record) -> DatasetImage:
+    return DatasetImage(
+        dataset=dataset,
+        path=record.path,
+        folder=image_folder(record.path),
+        size=record.size,
+        mtime_ns=record.mtime_ns,
+        digest=record.digest,
+        class_name=record.class_name,
+        source_split=record.source_split,
+        patient_key=patient_key(record.patient) if record.patient else "",
+        patient_source=record.patient_source,
+        width=record.width,
+        height=record.height,
+        format=record.format,
+        measures=record.measures,
+        fingerprint=record.fingerprint,
+    )
+
+
+def _problem_row(dataset: Dataset, candidate: Candidate, problem: Problem) -> FileProblem:
+    return FileProblem(
+        dataset=dataset,
+        path=problem.path,
+        folder=image_folder(candidate.relative)[:700],
+        code=problem.code,
+        reason=problem.reason,
+        size=candidate.size,
+        mtime_ns=UNKNOWN_TIME if problem.code in PASSING else candidate.mtime_ns,
+    )

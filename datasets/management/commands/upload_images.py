@@ -1,0 +1,120 @@
+"""`manage.py upload_images DATASET PATH...`: add images to a dataset folder, as the Upload page does, at once."""
+
+import os
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from datasets.archives import MAX_MEMBERS
+from datasets.models import Dataset, Scan, Upload
+from datasets.receiving import Inbox
+from datasets.tasks import run_scan, run_upload
+from xrayplatform.commands import PlatformCommand
+from xrayplatform.jobs import JobError
+from xrayplatform.teams import Team
+
+
+class Command(PlatformCommand):
+    permission = "datasets.upload_dataset"
+    help = "Check images and put them into a dataset folder, then scan."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("dataset", help="the dataset's path below DATASET_ROOT")
+        parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="images, zip archives or folders")
+        parser.add_argument("--class", dest="class_folder", default="", help="class folder, where the paths have none")
+        parser.add_argument("--new", action="store_true", help="make a new folder of that name")
+        parser.add_argument("--team", help="the team of a new dataset (default: that of --user)")
+
+    def run(self, options: dict[str, Any]) -> dict[str, Any]:
+        start = time.monotonic()
+        inbox = Inbox()
+        try:
+            job = self._submit(inbox, options)
+        except JobError as error:
+            raise CommandError(f"{error} {error.hint}") from error
+        finally:
+            inbox.discard()
+        job.listener = self.tell_progress
+        run_upload(job, job.attempt)
+        if job.state != Upload.State.SUCCEEDED:
+            for refusal in job.refusals:
+                self.tell(f"  ! {refusal['name']}: {refusal['reason']}")
+            raise CommandError(f"{job.error or job.message} {job.hint}".strip())
+        self._scan()
+        return {
+            "upload": job.pk,
+            "dataset": job.name,
+            "accepted": job.accepted,
+            "refused": job.refused,
+            "bytes": job.size,
+            "refusals": job.refusals,
+            "notes": job.notes,
+            "seconds": round(time.monotonic() - start, 2),
+        }
+
+    def _submit(self, inbox: Inbox, options: dict[str, Any]) -> Upload:
+        user = self.actor(options)
+        target = _new_folder(options, user) if options["new"] else {"dataset": _dataset(options["dataset"], user)}
+        for number, (name, path) in enumerate(_files(options["paths"])):
+            if number >= MAX_MEMBERS:
+                raise JobError(f"There are more than {MAX_MEMBERS:,} files.", "Upload them in several parts.")
+            inbox.add(name, path)
+        return inbox.submit(user, class_folder=options["class_folder"], **target)
+
+    def _scan(self) -> None:
+        """The scan that the upload has asked for is done here: on a site without a worker it would wait for ever."""
+        scan = Scan.waiting()
+        if scan:
+            scan.listener = self.tell_progress
+            run_scan(scan, scan.attempt)
+
+    def show(self, result: dict[str, Any]) -> None:
+        self.stdout.write(f"{result['accepted']} files added to {result['dataset']}, {result['refused']} refused")
+        for refusal in result["refusals"]:
+            self.stdout.write(f"  ! {refusal['name']}: {refusal['reason']}")
+        for note in result["notes"]:
+            self.stdout.write(f"  {note}")
+
+
+def _dataset(name: str, user: Any) -> Dataset:
+    datasets = Dataset.objects.visible_to(user) if user else Dataset.objects.all()
+    try:
+        return datasets.select_related("condition__team").named(name)
+    except JobError as error:
+        raise JobError(str(error), "Add --new to make a new folder of that name.") from error
+
+
+def _new_folder(options: dict[str, Any], user: Any) -> dict[str, Any]:
+    teams = user.teams.all() if user else Team.objects.all()
+    if options["team"]:
+        team = teams.filter(name=options["team"]).first()
+        if team is None:
+            raise JobError(f"There is no team {options['team']!r} that {user or 'anybody'} is in.")
+        return {"name": options["dataset"], "team": team}
+    if user and len(teams) > 1:
+        raise JobError(f"{user} is in several teams.", "Say with --team which one the dataset belongs to.")
+    return {"name": options["dataset"], "team": teams.first() if user else None}
+
+
+def _files(paths: list[Path]) -> Iterator[tuple[str, Path]]:
+    """Files with their names: those in a folder with the folders below it. Links are not followed."""
+    for path in paths:
+        if path.is_dir():
+            yield from _files_below(path)
+        elif path.is_file():
+            yield path.name, path
+        else:
+            raise JobError(f"{path} is no file or folder.", "Correct the path.")
+
+
+def _files_below(folder: Path) -> Iterator[tuple[str, Path]]:
+    for above, _, names in os.walk(folder):
+        for name in sorted(names):
+            path = Path(above, name)
+            if path.is_file() and not path.is_symlink():
+                yield path.relative_to(folder).as_posix(), path

@@ -1,0 +1,73 @@
+"""Pictures of a dataset's images for people: decoded in a process of its own, never stored."""
+
+import base64
+from dataclasses import dataclass
+
+from . import decoding
+from .models import DatasetImage, Preparation
+
+THUMBNAIL = 176
+PICTURE = 1400
+DEFAULT_SIZE = 224
+
+
+class NotShown(Exception):
+    """The image cannot be shown; the text says why."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A radiograph and what a model sees of it; the pictures are base64 PNG. error: why there are none.
+
+    changed: the file has other pixels than at the scan.
+    """
+
+    picture: str = ""
+    model_input: str = ""
+    steps: tuple[str, ...] = ()
+    size: int = DEFAULT_SIZE
+    fit: str = Preparation.Fit.PAD
+    changed: bool = False
+    error: str = ""
+
+
+def picture(image: DatasetImage, longest: int) -> bytes:
+    """A PNG with at most `longest` pixels a side. Raises NotShown."""
+    answer = decoding.shared().ask({"op": "render", "path": str(image.dataset.folder / image.path), "longest": longest})
+    if "error" in answer:
+        raise NotShown(answer["message"])
+    return base64.b64decode(answer["picture"])
+
+
+def view_of(image: DatasetImage) -> View:
+    """The image as a reader and as a model see it, with the size and shape of the dataset's newest preparation."""
+    size, fit = input_of(image)
+    answer = decoding.shared().ask(
+        {
+            "op": "render",
+            "path": str(image.dataset.folder / image.path),
+            "longest": PICTURE,
+            "size": size,
+            "fit": fit,
+        }
+    )
+    if "error" in answer:
+        return View(size=size, fit=fit, error=answer["message"])
+    steps = (*answer["steps"], _shape_step(answer["width"], answer["height"], size, fit))
+    return View(answer["picture"], answer["input"], steps, size, fit, answer["digest"] != image.digest)
+
+
+def input_of(image: DatasetImage) -> tuple[int, str]:
+    """Size and shape of the newest preparation's network input; without one, what a preparation would choose."""
+    preparation = image.dataset.preparations.filter(state=Preparation.State.SUCCEEDED).first()
+    if preparation:
+        return preparation.image_size, preparation.pipeline.get("fit", Preparation.Fit.PAD)
+    return DEFAULT_SIZE, Preparation.Fit.PAD.value if image.width != image.height else Preparation.Fit.STRETCH.value
+
+
+def _shape_step(width: int, height: int, size: int, fit: str) -> str:
+    if (width, height) == (size, size):
+        return f"used at its own size, {size} x {size} pixels"
+    how = "squeezed to a square" if fit == Preparation.Fit.STRETCH else "proportions kept, black bars added"
+    how = "" if width == height else f", {how}"
+    return f"{width} x {height} pixels brought to {size} x {size} (averaged, so that nothing flickers){how}"

@@ -1,0 +1,1 @@
+"""Pages of the datasets app, a module for each object."""
