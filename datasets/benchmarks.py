@@ -126,7 +126,7 @@ def _walk(root: Path) -> int:
 
 def _decoding_alone(files: list[Path], size: int | None) -> float:
     """Seconds to decode the files (and resize them) with the same library in one process a core, start not counted."""
-    with ProcessPoolExecutor(decoding.WORKERS, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(decoding.WORKERS, mp_context=get_context("fork")) as pool:
         list(pool.map(_warm_up, range(decoding.WORKERS * 4)))
         seconds, _ = _timed(lambda: list(pool.map(partial(_decode, size=size), files, chunksize=16)))
     return seconds

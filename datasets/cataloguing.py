@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from django.db import models
+from django.db import models, transaction
 from django.utils import timezone
 
-from xrayplatform.jobs import JobError
+from xrayplatform.jobs import JobCancelled, JobError
 
 from . import decoding, findings, imaging, layouts, scanning
-from .layouts import Candidate, FolderFiles, FoundDataset, Problem
+from .layouts import MAX_IMAGE_PATH, Candidate, FolderFiles, FoundDataset, Problem
 from .models import (
     Dataset,
     DatasetImage,
@@ -25,6 +25,7 @@ from .models import (
     Finding,
     Scan,
     ScannedFolder,
+    Upload,
     patient_key,
     patient_key_fingerprint,
 )
@@ -35,14 +36,24 @@ UNKNOWN_TIME = -1
 PROBLEMS_KEPT = 1000
 # To be raised when measures or fingerprints change, so that every image is measured anew.
 MEASURED = 2
-# Reasons that may be over although the file looks the same.
-PASSING = frozenset({"changing", "unreadable", "timeout"})
+# Reasons that may be over although the file looks the same; a decoder may have been ended for want of memory.
+PASSING = frozenset({"changing", "unreadable", "timeout", "decoder-crashed"})
 # When more than this share of a larger dataset is gone, somebody unmounted a folder rather than removed the images.
 MISSING_SHARE, MISSING_AT_LEAST = 0.5, 100
 LABELS = ("class_name", "source_split", "patient_key", "patient_source")
 KNOWN = ("pk", "path", "size", "mtime_ns", *LABELS)
 CONTENT = [
     "folder", "size", "mtime_ns", "digest", *LABELS, "width", "height", "format", "measures", "fingerprint", "cluster",
+]  # fmt: skip
+
+# What a scan writes of a dataset. The choices of its users are not among it: they may choose while a scan runs.
+STRUCTURE = [
+    "state", "layout", "layout_label", "because", "question", "answer", "source_classes", "synthetic",
+]  # fmt: skip
+CHOICES = ["class_choices", "positive_choice", "ordinal_choice", "pattern"]
+DERIVED = ["classes", "positive_class", "ordinal", "unnamed_grades", "counts"]
+SUMMARY = [
+    "state", "source_counts", "images_count", "unreadable_count", "missing_count", "quality", "digest", "signature",
 ]  # fmt: skip
 
 Report = Callable[[int, int, str], None]
@@ -108,9 +119,12 @@ class DatasetScan:
         self.relabelled: list[DatasetImage] = []
         # By changed folder, what is there: hashes instead of names, because there may be a million.
         self.seen: dict[str, set[int]] = {}
+        self.seen_problems: dict[str, set[int]] = {}
         self.signatures: dict[str, str] = {}
         # Folders with a file that the next scan has to look at again.
         self.unsettled: set[str] = set()
+        # Whether an image has other pixels, another label or another patient than before.
+        self.changed = False
 
     def run(self) -> int:
         """Returns the number of readable images."""
@@ -130,9 +144,14 @@ class DatasetScan:
     # -- Files
 
     def _read_changed(self) -> None:
-        for candidate, answer in decoding.shared().run(self._requests()):
-            self._take(candidate, scanning.outcome(candidate, answer))
-            self.progress()
+        try:
+            for candidate, answer in decoding.shared().run(self._requests()):
+                self._take(candidate, scanning.outcome(candidate, answer))
+                self.progress()
+        except JobCancelled:
+            # What has been read need not be read again by the next scan.
+            self._flush()
+            raise
         self._flush()
 
     def _requests(self) -> Iterator[tuple[Candidate, dict[str, Any]]]:
@@ -143,7 +162,7 @@ class DatasetScan:
             if before.get(folder.relative) == signature:
                 self.progress(folder.count)
                 continue
-            self.seen.setdefault(folder.relative, set())
+            self.seen[folder.relative], self.seen_problems[folder.relative] = set(), set()
             self.signatures[folder.relative] = signature
             entries = folder.entries()
             while batch := list(itertools.islice(entries, BATCH)):
@@ -162,6 +181,7 @@ class DatasetScan:
                 self._relabel(image, candidate)
                 self.progress()
             elif problems.get(candidate.relative) == state:
+                self.seen_problems[image_folder(candidate.relative)].add(hash(candidate.relative))
                 self.progress()
             elif problem := scanning.name_problem(candidate):
                 self._take(candidate, problem)
@@ -172,6 +192,7 @@ class DatasetScan:
     def _take(self, candidate: Candidate, outcome: scanning.Record | Problem) -> None:
         if isinstance(outcome, Problem):
             self.problems[outcome.path] = (candidate, outcome)
+            self.seen_problems[image_folder(candidate.relative)].add(hash(outcome.path))
             if outcome.code in PASSING:
                 self.unsettled.add(image_folder(candidate.relative))
         else:
@@ -196,6 +217,14 @@ class DatasetScan:
 
     def _flush(self) -> None:
         """Insert or update what has gathered; short transactions, because others wait for the writer on SQLite."""
+        self.changed = self.changed or bool(self.records or self.relabelled)
+        with transaction.atomic():
+            self._save_images()
+            self._save_problems()
+            DatasetImage.objects.bulk_update(self.relabelled, LABELS)
+        self.records, self.problems, self.relabelled = [], {}, []
+
+    def _save_images(self) -> None:
         images = [_image_row(self.dataset, record) for record in self.records]
         DatasetImage.objects.bulk_create(
             images, update_conflicts=True, unique_fields=["dataset", "path"], update_fields=CONTENT
@@ -204,6 +233,8 @@ class DatasetScan:
         self.dataset.file_problems.filter(path__in=read).delete()
         # Other pixels: what a model thought of the old ones says nothing.
         Finding.objects.filter(dataset=self.dataset, image__path__in=read).delete()
+
+    def _save_problems(self) -> None:
         FileProblem.objects.bulk_create(
             [_problem_row(self.dataset, *found) for found in self.problems.values()],
             update_conflicts=True,
@@ -211,8 +242,6 @@ class DatasetScan:
             update_fields=["folder", "code", "reason", "size", "mtime_ns"],
         )
         self.dataset.images.filter(path__in=list(self.problems)).delete()
-        DatasetImage.objects.bulk_update(self.relabelled, LABELS)
-        self.records, self.problems, self.relabelled = [], {}, []
 
     # -- What is not there any more
 
@@ -220,18 +249,20 @@ class DatasetScan:
         """Drop the rows of files that were removed, unless so many are gone that this must be a mistake."""
         dataset = self.dataset
         gone = list(self._gone())
-        missing = sum(not (dataset.folder / path).exists() for _, path in gone)
-        known = dataset.images.count()
-        mistake = missing >= MISSING_AT_LEAST and missing > MISSING_SHARE * known and not dataset.missing_accepted
-        dataset.missing_count = missing if mistake else 0
-        if mistake:
+        missing = sum(not _is_there(dataset.folder / path) for _, path in gone)
+        mistake = missing >= MISSING_AT_LEAST and missing > MISSING_SHARE * dataset.images.count()
+        # Accepted was the loss that the page told, and none that came since.
+        accepted = dataset.missing_accepted and missing <= dataset.missing_count
+        dataset.missing_count = missing if mistake and not accepted else 0
+        if dataset.missing_accepted:
+            Dataset.objects.filter(pk=dataset.pk).update(missing_accepted=False)
+        if dataset.missing_count:
             dataset.state = Dataset.State.OFFLINE
             return
-        dataset.missing_accepted = False
         for start in range(0, len(gone), BATCH):
             dataset.images.filter(pk__in=[pk for pk, _ in gone[start : start + BATCH]]).delete()
-        for folder in self.seen:
-            self._forget_problems(folder)
+        for folder, seen in self.seen_problems.items():
+            self._forget_problems(folder, seen)
 
     def _gone(self) -> Iterator[tuple[int, str]]:
         """Rows (number, path) of changed folders, and of folders that are no part of the dataset any more."""
@@ -242,10 +273,10 @@ class DatasetScan:
             rows = self.dataset.images.filter(folder=folder).order_by().values_list("pk", "path")
             yield from ((pk, path) for pk, path in rows.iterator(2000) if hash(path) not in seen)
 
-    def _forget_problems(self, folder: str) -> None:
-        """Problems of files that were removed or have become readable under another name."""
-        rows = self.dataset.file_problems.filter(folder=folder).values_list("pk", "path", "code")
-        gone = [pk for pk, path, code in rows if code != "name-too-long" and not _is_there(self.dataset.folder / path)]
+    def _forget_problems(self, folder: str, seen: set[int]) -> None:
+        """Problems of files that were removed, renamed, or are no part of the dataset any more."""
+        rows = self.dataset.file_problems.filter(folder=folder[:MAX_IMAGE_PATH]).values_list("pk", "path")
+        gone = [pk for pk, path in rows if hash(path) not in seen]
         FileProblem.objects.filter(pk__in=gone).delete()
 
     def _remember_folders(self) -> None:
@@ -260,7 +291,7 @@ class DatasetScan:
             [
                 ScannedFolder(dataset=self.dataset, path=path, signature=signature)
                 for path, signature in self.signatures.items()
-                if path not in self.unsettled
+                if path not in self.unsettled and len(path) <= MAX_IMAGE_PATH
             ],
             batch_size=BATCH,
             update_conflicts=True,
@@ -278,14 +309,16 @@ class DatasetScan:
             content.update(f"{path}\0{digest}\0{class_name}\n".encode())
         counted = dataset.images.order_by("class_name").values_list("class_name").annotate(models.Count("pk"))
         dataset.source_counts = dict.fromkeys(found.classes, 0) | dict(counted)
-        dataset.derive_classes()
         dataset.images_count = sum(dataset.source_counts.values())
         dataset.unreadable_count = dataset.file_problems.count()
-        dataset.digest = content.hexdigest()
+        known, dataset.digest = dataset.digest, content.hexdigest()
         dataset.signature = "" if dataset.missing_count or self.unsettled else found.signature
-        self.progress.say("Judging the images")
-        findings.refresh(dataset)
-        dataset.save()
+        if self.changed or dataset.digest != known:
+            self.progress.say("Judging the images")
+            dataset.refresh_from_db(fields=CHOICES)
+            dataset.derive_classes()
+            findings.refresh(dataset)
+        _save_with_choices(dataset, SUMMARY)
 
     def _save_problems_of_folders(self) -> None:
         """Also in a dataset without a change: files of other kinds beside the images are no part of its signature."""
@@ -297,24 +330,47 @@ class DatasetScan:
 
 
 def _dataset_row(found: FoundDataset) -> Dataset:
-    dataset = Dataset.objects.filter(name=found.name).first() or Dataset(
-        name=found.name, condition=Dataset.new_condition(found.name, found.body_part)
-    )
-    dataset.state = Dataset.State.PRESENT
-    dataset.layout, dataset.layout_label, dataset.because = found.layout, found.label, found.because
-    dataset.question = _question(found)
-    dataset.answer = dataset.answer if found.question and found.answer == dataset.answer else ""
-    dataset.source_classes, dataset.synthetic = list(found.classes), found.synthetic
-    dataset.derive_classes()
-    read_anew = dataset.read_with != reading()
-    if read_anew:
-        dataset.read_with, dataset.signature = reading(), ""
-    dataset.save()
-    if read_anew:
-        dataset.images.update(mtime_ns=UNKNOWN_TIME)
-        dataset.file_problems.update(mtime_ns=UNKNOWN_TIME)
-        dataset.folders.all().delete()
+    with transaction.atomic():
+        dataset = Dataset.objects.select_for_update().filter(name=found.name).first() or Dataset(
+            name=found.name, condition=Dataset.new_condition(found.name, found.body_part)
+        )
+        dataset.state = Dataset.State.PRESENT
+        dataset.layout, dataset.layout_label, dataset.because = found.layout, found.label, found.because
+        dataset.question = _question(found)
+        options = {option.value for option in found.question.options} if found.question else set()
+        # One that was given since the scan began is for the next scan.
+        dataset.answer = dataset.answer if dataset.answer in options else ""
+        dataset.source_classes, dataset.synthetic = list(found.classes), found.synthetic
+        dataset.derive_classes()
+        is_new = dataset.pk is None
+        dataset.save(update_fields=None if is_new else [*STRUCTURE, *DERIVED])
+        if is_new:
+            # What a team uploaded is visible to no other, not even while it is scanned.
+            Upload.adopt_found()
+    if dataset.read_with != reading():
+        _have_read_anew(dataset)
     return dataset
+
+
+def _have_read_anew(dataset: Dataset) -> None:
+    """In this order: when it stops half-way, the next scan begins with it again."""
+    dataset.signature = dataset.digest = ""
+    dataset.save(update_fields=["signature", "digest"])
+    dataset.folders.all().delete()
+    dataset.images.update(mtime_ns=UNKNOWN_TIME)
+    dataset.file_problems.update(mtime_ns=UNKNOWN_TIME)
+    dataset.read_with = reading()
+    dataset.save(update_fields=["read_with"])
+
+
+def _save_with_choices(dataset: Dataset, fields: list[str]) -> None:
+    """Save what a scan found, and what follows from it and from the choices of users as they are now."""
+    with transaction.atomic():
+        chosen = Dataset.objects.select_for_update().values(*CHOICES).get(pk=dataset.pk)
+        for name, value in chosen.items():
+            setattr(dataset, name, value)
+        dataset.derive_classes()
+        dataset.save(update_fields=[*fields, *DERIVED])
 
 
 def _question(found: FoundDataset) -> dict[str, Any] | None:
@@ -324,6 +380,7 @@ def _question(found: FoundDataset) -> dict[str, Any] | None:
         "code": found.question.code,
         "text": found.question.text,
         "suggested": found.question.suggested,
+        "used": found.answer,
         "options": [
             {
                 "value": option.value,
@@ -382,7 +439,7 @@ def _problem_row(dataset: Dataset, candidate: Candidate, problem: Problem) -> Fi
     return FileProblem(
         dataset=dataset,
         path=problem.path,
-        folder=image_folder(candidate.relative)[:700],
+        folder=image_folder(candidate.relative)[:MAX_IMAGE_PATH],
         code=problem.code,
         reason=problem.reason,
         size=candidate.size,

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import resource
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -23,14 +23,23 @@ from datasets import duplicates, imaging, quality
 
 Answer = dict[str, Any]
 MEMORY_BYTES: Final = 2 * 1024**3
+FLUSH_SECONDS: Final = 0.02
 
 
 def main() -> None:
     answers = _private_output()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    for line in sys.stdin:
-        answers.write(json.dumps(_answer(json.loads(line))) + "\n")
+    received = b""
+    while content := os.read(0, 1 << 16):
+        *lines, received = (received + content).split(b"\n")
+        flushed = time.monotonic()
+        for line in lines:
+            answers.write(json.dumps(_answer(json.loads(line))) + "\n")
+            # Small pictures are answered together; a large one lets nobody wait for its answer.
+            if time.monotonic() - flushed > FLUSH_SECONDS:
+                answers.flush()
+                flushed = time.monotonic()
         answers.flush()
 
 

@@ -4,6 +4,7 @@ A file can make a decoder written in C crash, never end, or eat all memory. Here
 becomes an error of that file; the worker that asked goes on with the others.
 """
 
+import itertools
 import json
 import os
 import selectors
@@ -18,11 +19,13 @@ from pathlib import Path
 from typing import IO, Any, Final, Generic, TypeVar
 
 WORKERS: Final = min(16, os.cpu_count() or 1)
-# Requests that wait in a child's pipe: enough to keep it busy, few enough that a crash costs little.
-AHEAD: Final = 8
+# Requests that wait in a child's pipe: enough to keep it busy, few enough that neither pipe ever fills up.
+AHEAD: Final = 16
 LIMIT_SECONDS: Final = 30.0
 START_SECONDS: Final = 60.0
 _PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE")
+
+CRASHED: Final = "The file made its decoder crash, so it is damaged or hostile."
 
 Key = TypeVar("Key")
 Answer = dict[str, Any]
@@ -42,22 +45,26 @@ class _Child(Generic[Key]):
     received: bytearray = field(default_factory=bytearray)
     answered: bool = False
 
-    def send(self, key: Key, request: Answer) -> None:
+    def send(self, requests: list[tuple[Key, Answer]]) -> None:
         if not self.waiting:
             self.since = time.monotonic()
-        self.waiting.append((key, request))
+        self.waiting.extend(requests)
         try:
-            self.requests.write(json.dumps(request).encode() + b"\n")
+            self.requests.write(b"".join(json.dumps(request).encode() + b"\n" for _, request in requests))
         except OSError:
             return  # it has just died; whoever reads from it finds out
 
-    def lines(self) -> Iterator[Answer]:
-        """The answers that are complete; nothing more when the child has died."""
-        self.received += os.read(self.answers.fileno(), 1 << 20)
-        *complete, rest = self.received.split(b"\n")
+    def read(self) -> list[tuple[Key, Answer]] | None:
+        """The answers that have come; None when the child has died."""
+        content = os.read(self.answers.fileno(), 1 << 20)
+        if not content:
+            return None
+        self.received += content
+        *lines, rest = self.received.split(b"\n")
         self.received = bytearray(rest)
-        for line in complete:
-            yield json.loads(line)
+        if lines:
+            self.since, self.answered = time.monotonic(), True
+        return [(self.waiting.popleft()[0], json.loads(line)) for line in lines]
 
     @property
     def is_late(self) -> bool:
@@ -136,70 +143,72 @@ class _Run(Generic[Key]):
     def __init__(self, pool: Decoders, requests: Iterator[tuple[Key, Answer]]) -> None:
         self.pool = pool
         self.requests = requests
-        self.again: deque[tuple[Key, Answer]] = deque()
+        # What waited in a child that broke: sent one at a time, to find the one that breaks it.
+        self.suspects: deque[tuple[Key, Answer]] = deque()
         self.exhausted = False
 
     def answers(self) -> Iterator[tuple[Key, Answer]]:
-        while self._feed():
-            yield from self._collect()
+        with selectors.DefaultSelector() as selector:
+            for child in self.pool._children:
+                selector.register(child.answers, selectors.EVENT_READ, child)
+            while self._feed(selector):
+                yield from self._collect(selector)
 
-    def _next(self) -> tuple[Key, Answer] | None:
-        if self.again:
-            return self.again.popleft()
-        if self.exhausted:
-            return None
-        request = next(self.requests, None)
-        self.exhausted = request is None
-        return request
-
-    def _feed(self) -> bool:
-        """Hand out requests, least busy child first; whether anything is left to wait for."""
-        for depth in range(1, AHEAD + 1):
-            for number in range(self.pool.workers):
-                child = self._child(number)
-                if child is not None and len(child.waiting) >= depth:
-                    continue
-                request = self._next()
-                if request is None:
-                    return any(child.waiting for child in self.pool._children)
-                (child or self.pool._start()).send(*request)
-        return True
+    def _feed(self, selector: selectors.BaseSelector) -> bool:
+        """Hand out requests to the children that run low; whether anything is left to wait for."""
+        for number in range(self.pool.workers):
+            child = self._child(number)
+            if child is not None and len(child.waiting) > AHEAD // 2:
+                continue
+            batch = self._batch(child)
+            if not batch:
+                continue
+            if child is None:
+                child = self.pool._start()
+                selector.register(child.answers, selectors.EVENT_READ, child)
+            child.send(batch)
+        return any(child.waiting for child in self.pool._children)
 
     def _child(self, number: int) -> "_Child[Key] | None":
         return self.pool._children[number] if number < len(self.pool._children) else None
 
-    def _collect(self) -> Iterator[tuple[Key, Answer]]:
-        with selectors.DefaultSelector() as selector:
-            for child in self.pool._children:
-                if child.waiting:
-                    selector.register(child.answers, selectors.EVENT_READ, child)
-            ready = [key.data for key, _ in selector.select(timeout=1.0)]
-        for child in ready:
-            yield from self._read(child)
+    def _batch(self, child: "_Child[Key] | None") -> list[tuple[Key, Answer]]:
+        waiting = len(child.waiting) if child else 0
+        if self.suspects:
+            return [] if waiting else [self.suspects.popleft()]
+        if self.exhausted:
+            return []
+        # A first taste each, so that a few large files do not all wait for one child.
+        room = AHEAD - waiting if waiting else 2
+        batch = list(itertools.islice(self.requests, room))
+        self.exhausted = len(batch) < room
+        return batch
+
+    def _collect(self, selector: selectors.BaseSelector) -> Iterator[tuple[Key, Answer]]:
+        for key, _ in selector.select(timeout=1.0):
+            child: _Child[Key] = key.data
+            found = child.read()
+            if found is None:
+                yield from self._broken(selector, child, "decoder-crashed", CRASHED)
+            else:
+                yield from found
         for child in [child for child in self.pool._children if child.is_late]:
-            yield self._broken(child, "timeout", f"The file could not be decoded within {LIMIT_SECONDS:.0f} seconds.")
+            late = f"The file could not be decoded within {LIMIT_SECONDS:.0f} seconds."
+            yield from self._broken(selector, child, "timeout", late)
 
-    def _read(self, child: "_Child[Key]") -> Iterator[tuple[Key, Answer]]:
-        before = len(child.received)
-        found = list(child.lines())
-        for answer in found:
-            key, _ = child.waiting.popleft()
-            child.since, child.answered = time.monotonic(), True
-            yield key, answer
-        if not found and len(child.received) == before:
-            yield self._broken(
-                child, "decoder-crashed", "The file made its decoder crash, so it is damaged or hostile."
-            )
-
-    def _broken(self, child: "_Child[Key]", code: str, message: str) -> tuple[Key, Answer]:
-        """The first request that waits is the one that broke the child; the others get another one."""
-        (key, _), *others = child.waiting
+    def _broken(
+        self, selector: selectors.BaseSelector, child: "_Child[Key]", code: str, message: str
+    ) -> Iterator[tuple[Key, Answer]]:
+        """End the child. If one request alone waited it is the culprit, otherwise each is tried alone."""
+        selector.unregister(child.answers)
         never_worked = not child.answered and code == "decoder-crashed" and not _runs(child)
         self.pool._drop(child)
         if never_worked:
             raise DecoderError("The decoding process ended before it could work.")
-        self.again.extend(others)
-        return key, {"error": code, "message": f"{message} Copy or export it again."}
+        if len(child.waiting) > 1:
+            self.suspects.extend(child.waiting)
+        elif child.waiting:
+            yield child.waiting[0][0], {"error": code, "message": f"{message} Copy or export it again."}
 
 
 def _runs(child: _Child[Any]) -> bool:

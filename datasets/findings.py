@@ -16,6 +16,11 @@ from .models import CHECK_LABEL, Dataset, DatasetImage, Decision, Finding
 
 BATCH = 500
 EXAMPLES = 12
+PATIENTS_UNCOUNTED = quality.Hint(
+    "hint",
+    "patients-uncounted",
+    "The pattern of patients in file names was changed: the next scan that finds something new counts them.",
+)
 COLUMNS = (*quality.MEASURES, "colour", "burned_in")
 
 
@@ -33,13 +38,17 @@ def refresh(dataset: Dataset) -> None:
     with transaction.atomic():
         dataset.findings.exclude(code=CHECK_LABEL).delete()
         _save(dataset, found)
+    # Judging takes its time, and somebody may have merged classes meanwhile.
+    dataset.refresh_from_db(fields=["class_choices"])
     dataset.findings.write_conflicts(dataset)
     per_patient = _images_per_patient(dataset)
-    hints = quality.dataset_hints(dataset.counts, list(per_patient.values()))
+    # Without those of the classes, which follow from the counts: a team may rename or merge classes between two scans.
+    hints = quality.dataset_hints({}, list(per_patient.values()))
     dataset.quality = {
         "distributions": {name: distribution.to_json() for name, distribution in distributions.items()},
         "hints": [hint.to_json() for hint in hints],
         "patients": _patients_json(per_patient),
+        "pattern": dataset.pattern,
     }
 
 
@@ -250,6 +259,8 @@ def report(dataset: Dataset) -> Report:
         counted.setdefault(code, {})[action] = count
     kinds = [_kind_report(dataset, code, kind, counted.get(code, {})) for code, kind in quality.CODES.items()]
     figures = dataset.quality
+    if figures.get("pattern", "") != dataset.pattern:
+        figures = figures | {"hints": [PATIENTS_UNCOUNTED.to_json()], "patients": {}}
     measures = [
         MeasureReport(name, quality.LABELS[name], distribution)
         for name, distribution in figures.get("distributions", {}).items()
@@ -262,7 +273,8 @@ def report(dataset: Dataset) -> Report:
             f"{patients['patients']:,} patients are known for {patients['images']:,} images: {patients['median']} "
             f"image{'' if patients['median'] == 1 else 's'} a patient in the middle, at most {patients['largest']}."
         )
-    return Report(dataset, figures.get("hints", []), kinds, measures, patients)
+    hints = [hint.to_json() for hint in quality.dataset_hints(dataset.counts, [])] + figures.get("hints", [])
+    return Report(dataset, hints, kinds, measures, patients)
 
 
 def _kind_report(dataset: Dataset, code: str, kind: quality.Kind, counted: dict[str | None, int]) -> KindReport:

@@ -126,6 +126,8 @@ class PatternForm(forms.Form):
 
 
 class DecisionForm(forms.Form):
-    code = forms.CharField(max_length=30, initial=Decision.BY_HAND, widget=forms.HiddenInput)
+    code = forms.ChoiceField(
+        choices=[(code, code) for code in Decision.CODES], initial=Decision.BY_HAND, widget=forms.HiddenInput
+    )
     action = forms.ChoiceField(choices=[*Decision.Action.choices, ("withdraw", "Take back")])
     reason = forms.CharField(max_length=300, required=False)

@@ -451,7 +451,7 @@ CODES: Final[dict[str, Kind]] = {
     ),
     "check-label": Kind(
         "Label to be checked",
-        "A trained model that had not seen this image was sure of another label. The model or the label may be wrong.",
+        "A trained model reads this image differently than its label says. The model or the label may be wrong.",
         "Let a reader look at the image again. Correct the label only if the reader agrees with the model.",
     ),
 }

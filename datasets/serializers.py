@@ -5,6 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from .models import FIELD_LIMITS, IMAGE_SIZES, MAX_SEED, Dataset, DatasetImage, Decision, Finding, Preparation, Scan
+from .names import shortened
 
 JOB_FIELDS = [
     "id", "state", "progress", "message", "error", "hint", "attempt", "created_at", "started_at", "finished_at",
@@ -60,6 +61,13 @@ class ChoicesSerializer(serializers.Serializer):
     pattern = serializers.CharField(max_length=200, required=False, allow_blank=True, trim_whitespace=False)
     accept_missing = serializers.BooleanField(required=False, help_text="the missing images were removed on purpose")
 
+    def validate(self, data: dict[str, Any]) -> dict[str, Any]:
+        # In a form, unlike in JSON, the members of `classes` are sent as `classes.NAME`.
+        unknown = [name for name in self.initial_data if name.partition(".")[0] not in self.fields]
+        if unknown:
+            raise serializers.ValidationError({shortened(name): ["There is no such choice."] for name in unknown[:10]})
+        return {name: value for name, value in data.items() if name != "classes" or value}
+
 
 class PrepareSerializer(serializers.Serializer):
     seed = serializers.IntegerField(min_value=0, max_value=MAX_SEED, default=0)
@@ -92,7 +100,7 @@ class DecisionSerializer(serializers.ModelSerializer):
 
 
 class DecideSerializer(serializers.Serializer):
-    code = serializers.CharField(max_length=30, default=Decision.BY_HAND, help_text="of the finding, or by-hand")
+    code = serializers.ChoiceField(choices=Decision.CODES, default=Decision.BY_HAND, help_text="of the finding")
     action = serializers.ChoiceField(choices=[*Decision.Action.values, "withdraw"])
     reason = serializers.CharField(max_length=300, required=False, allow_blank=True, default="")
 

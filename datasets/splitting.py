@@ -241,7 +241,7 @@ def _join(rows: Sequence[Row], kinds: Sequence[_Kind], keys: Sequence[str], warn
         warnings.append(f"Near-duplicates joined {close} group{_s(close)} to others.")
     if suspicious:
         warnings.append(
-            f"{suspicious} cluster{_s(suspicious)} of near-duplicates mix images of different known "
+            f"{suspicious} cluster{_s(suspicious)} of near-duplicates with images of different known "
             "patients, which are now kept together. Check whether these are copies of one picture under several "
             "patients."
         )

@@ -10,6 +10,12 @@ from .models import Dataset, Preparation
 NOW = "now"
 
 
+def newest_version(dataset: Dataset) -> str:
+    """The name of the newest finished preparation, whether its pixels are still there or not; "now" without one."""
+    newest = dataset.preparations.filter(state=Preparation.State.SUCCEEDED).values_list("pk", flat=True).first()
+    return NOW if newest is None else str(newest)
+
+
 def find_version(dataset: Dataset, name: str) -> Preparation | Dataset:
     """A finished preparation of the dataset by its number, or the dataset itself for "now". Raises JobError."""
     if name == NOW:

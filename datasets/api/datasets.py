@@ -10,11 +10,13 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
 from rest_framework.decorators import action
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
 from xrayplatform.conditions import Condition
+from xrayplatform.jobs import JobError
 
 from ..findings import report
 from ..models import Dataset, Preparation, Scan
@@ -27,7 +29,7 @@ from ..serializers import (
     PrepareSerializer,
     ScanSerializer,
 )
-from ..versions import NOW, compare_versions, find_version
+from ..versions import NOW, compare_versions, find_version, newest_version
 
 
 class DatasetViewSet(ReadOnlyModelViewSet):
@@ -116,10 +118,13 @@ class DatasetViewSet(ReadOnlyModelViewSet):
     def compare(self, request: Request, pk: Any = None) -> Response:
         """What was added, removed, relabelled, moved or has other pixels between two versions of the dataset."""
         dataset = self.get_object()
-        newest = dataset.preparation
-        old = request.query_params.get("from") or (str(newest.pk) if newest else NOW)
+        old = request.query_params.get("from") or newest_version(dataset)
         new = request.query_params.get("to") or NOW
-        return Response(compare_versions(find_version(dataset, old), find_version(dataset, new)).to_json())
+        try:
+            versions = find_version(dataset, old), find_version(dataset, new)
+        except JobError as error:
+            raise NotFound(str(error)) from error
+        return Response(compare_versions(*versions).to_json())
 
 
 class ScanViewSet(ReadOnlyModelViewSet):

@@ -16,8 +16,8 @@ from xrayplatform.conditions import Condition, free_slug, name_for, slug_for
 from xrayplatform.jobs import Job, JobError
 from xrayplatform.teams import TeamScopedQuerySet
 
-from ..names import MAX_CLASS_NAME, is_ordinal, positive_class, printable
-from ..patterns import PatternError, Preview, compile_pattern, preview
+from ..names import MAX_CLASS_NAME, is_ordinal, positive_class, printable, shortened
+from ..patterns import PatternError, Preview, preview
 
 if TYPE_CHECKING:
     from .preparation import Preparation
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 PROBLEMS_LISTED = 1000
 # File names that the live preview of a pattern looks at; enough to judge it, few enough to be quick.
 NAMES_PREVIEWED = 5000
+# What choices of classes change. Nothing else is written, because a scan may be writing what it finds.
+CHOSEN_CLASSES = (
+    "class_choices", "positive_choice", "ordinal_choice", "classes", "positive_class", "ordinal", "counts",
+    "unnamed_grades",
+)  # fmt: skip
 
 
 class DatasetQuerySet(TeamScopedQuerySet):
@@ -191,7 +196,7 @@ class Dataset(models.Model):
             if {"classes", "positive_class", "ordinal"} & set(choices):
                 self.choose_classes(
                     {name: self.label_of(name) for name in self.source_classes} | choices.get("classes", {}),
-                    positive=choices.get("positive_class", self.positive_choice),
+                    positive=choices.get("positive_class"),
                     ordinal=choices.get("ordinal", self.ordinal_choice),
                     by=by,
                 )
@@ -203,21 +208,35 @@ class Dataset(models.Model):
                 self.accept_missing(by=by)
 
     def choose_classes(
-        self, choices: Mapping[str, str], *, positive: str = "", ordinal: bool | None = None, by: Any
+        self, choices: Mapping[str, str], *, positive: str | None = None, ordinal: bool | None = None, by: Any
     ) -> None:
-        """Rename, merge (two to the same name) or drop (to the empty name) classes. Raises JobError."""
+        """Rename, merge (two to the same name) or drop (to the empty name) classes. Raises JobError.
+
+        positive: of two classes; empty: as the names suggest; None: the one it was, under its new name.
+        """
         wanted = _checked_choices(self.source_classes, choices)
         used = used_classes(self.source_classes, wanted)
+        positive = self._positive_after(wanted, used) if positive is None else positive
         if positive and positive not in used:
-            raise JobError(f"The positive class {positive!r} is not one of the classes: {', '.join(used)}.")
+            raise JobError(f"The positive class {shortened(positive)} is not one of the classes: {', '.join(used)}.")
         with transaction.atomic():
             before = {"classes": self.class_choices, "positive": self.positive_class, "ordinal": self.ordinal}
             self.class_choices, self.positive_choice, self.ordinal_choice = wanted, positive, ordinal
             self.derive_classes()
-            self.save()
+            self.save(update_fields=CHOSEN_CLASSES)
             self.findings.write_conflicts(self)
             after = {"classes": self.class_choices, "positive": self.positive_class, "ordinal": self.ordinal}
             audit.record("dataset.choose_classes", self, actor=by, before=before, after=after)
+
+    def _positive_after(self, wanted: Mapping[str, str], used: Sequence[str]) -> str:
+        """The positive class under the name that it gets; empty where the names suggest it, or it is none any more.
+
+        A class must not become the positive one because the other was renamed.
+        """
+        label = self.positive_class
+        names = {wanted.get(name, name) for name in self.source_classes if label and self.label_of(name) == label}
+        kept = names.pop() if len(names) == 1 else ""
+        return kept if kept in used and kept != positive_class(used) else ""
 
     def choose_condition(self, condition: Condition, *, by: Any) -> None:
         """Say which clinical question the dataset answers, and with that which team it belongs to."""
@@ -230,14 +249,13 @@ class Dataset(models.Model):
     def choose_pattern(self, pattern: str, *, by: Any) -> None:
         """Say where the patient stands in a file's name; empty: the built-in patterns. Raises JobError."""
         if pattern:
-            try:
-                compile_pattern(pattern)
-            except PatternError as error:
-                raise JobError(str(error), "Correct the expression; the preview shows what it finds.") from error
+            # On real names: whether an expression takes for ever cannot be seen from itself.
+            self.preview_pattern(pattern)
         with transaction.atomic():
             before = {"pattern": self.pattern}
-            self.pattern = pattern
-            self.save(update_fields=["pattern"])
+            # Without a signature the next scan counts the patients anew.
+            self.pattern, self.signature = pattern, ""
+            self.save(update_fields=["pattern", "signature"])
             audit.record("dataset.choose_pattern", self, actor=by, before=before, after={"pattern": pattern})
 
     def preview_pattern(self, pattern: str) -> Preview:
@@ -246,7 +264,7 @@ class Dataset(models.Model):
         try:
             return preview(pattern, paths)
         except PatternError as error:
-            raise JobError(str(error), "Correct the expression.") from error
+            raise JobError(str(error), "Correct the expression; the preview shows what it finds.") from error
 
     def choose_answer(self, value: str, *, by: Any) -> None:
         """Answer the question that the scan asked. The next scan reads the folder that way. Raises JobError."""
@@ -278,7 +296,7 @@ def _checked_choices(source_classes: Sequence[str], choices: Mapping[str, str]) 
     """Only what differs from the classes found. Raises JobError."""
     unknown = [name for name in choices if name not in source_classes]
     if unknown:
-        raise JobError(f"The dataset has no class {unknown[0]!r}. It has: {', '.join(source_classes)}.")
+        raise JobError(f"The dataset has no class {shortened(unknown[0])}. It has: {', '.join(source_classes)}.")
     cleaned = {name: " ".join(str(choices.get(name, name)).split()) for name in source_classes}
     for name in cleaned.values():
         if len(name) > MAX_CLASS_NAME or printable(name) != name:

@@ -13,6 +13,7 @@ from xrayplatform import audit
 from xrayplatform.jobs import JobError
 from xrayplatform.teams import TeamScopedQuerySet
 
+from ..names import shortened
 from ..quality import CODES, LABELS, Kind
 from .dataset import Dataset
 
@@ -104,6 +105,8 @@ class DatasetImage(models.Model):
 
     def decide(self, code: str, action: str, reason: str, *, by: Any) -> "Decision":
         """Exclude the image, or keep it in spite of a finding. The next preparation honours it. Raises JobError."""
+        if code not in Decision.CODES:
+            raise JobError(f"There is no finding {shortened(code)}.", f"Known are: {', '.join(Decision.CODES)}.")
         reason = " ".join(reason.split())
         if not reason:
             raise JobError("A decision needs a reason.", "Say in a few words why.")
@@ -128,6 +131,7 @@ class DatasetImage(models.Model):
                 before=old.to_json() if old else None,
                 after={"dataset": self.dataset.name, "code": code, "reason": reason[:300]},
             )
+            self.dataset.findings.write_conflicts(self.dataset, self.digest)
         return decision
 
     def withdraw(self, code: str, *, by: Any) -> bool:
@@ -138,6 +142,7 @@ class DatasetImage(models.Model):
                 return False
             audit.record("image.withdraw", self, actor=by, before=old.to_json() | {"dataset": self.dataset.name})
             old.delete()
+            self.dataset.findings.write_conflicts(self.dataset, self.digest)
         return True
 
 
@@ -187,14 +192,20 @@ class FindingQuerySet(models.QuerySet):
             reason=models.Subquery(decisions.values("reason")[:1]),
         )
 
-    def write_conflicts(self, dataset: Dataset) -> None:
-        """Write anew which images of the dataset bear another label than equal pixels elsewhere in it."""
+    def write_conflicts(self, dataset: Dataset, digest: str = "") -> None:
+        """Write anew which images of the dataset bear another label than equal pixels elsewhere in it.
+
+        What somebody left out contradicts nothing. digest: only for images with these pixels.
+        """
+        images, findings = dataset.images.included(), dataset.findings.filter(code=LABEL_CONFLICT)
+        if digest:
+            images, findings = images.filter(digest=digest), findings.filter(image__digest=digest)
         groups = [
             [(pk, path, dataset.label_of(name)) for pk, path, name in group]
-            for group in dataset.images.included().repeated_pixels().values()
+            for group in images.repeated_pixels().values()
         ]
         with transaction.atomic():
-            dataset.findings.filter(code=LABEL_CONFLICT).delete()
+            findings.delete()
             self.bulk_create(
                 [
                     Finding(dataset=dataset, image_id=pk, code=LABEL_CONFLICT, detail=detail[:400])
@@ -269,6 +280,7 @@ class Decision(models.Model):
         KEEP = "keep", "Kept"
 
     BY_HAND = "by-hand"
+    CODES = (BY_HAND, *CODES)
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="decisions")
     path = models.CharField(max_length=700)
@@ -285,6 +297,11 @@ class Decision(models.Model):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.action} ({self.code})"
+
+    @property
+    def title(self) -> str:
+        """What the decision is about."""
+        return CODES[self.code].title if self.code in CODES else "Your own judgement"
 
     def to_json(self) -> dict[str, str]:
         return {"code": self.code, "action": self.action, "reason": self.reason, "digest": self.digest}

@@ -92,8 +92,10 @@ def dataset_choices(request: HttpRequest, pk: int) -> HttpResponse:
 
 def _choices(sent: str, form: Any) -> dict[str, Any]:
     if sent == "classes":
-        data = form.cleaned_data
-        return {"classes": form.choices, "positive_class": data["positive"], "ordinal": data["ordinal"]}
+        # What was left as the page showed it is no choice: it may follow from the names of the classes.
+        named = {"positive": "positive_class", "ordinal": "ordinal"}
+        changed = {named[field]: form.cleaned_data[field] for field in named if field in form.changed_data}
+        return {"classes": form.choices} | changed
     return dict(form.cleaned_data)
 
 

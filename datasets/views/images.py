@@ -4,7 +4,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_GET, require_POST
@@ -16,6 +16,7 @@ from xrayplatform.jobs import JobError
 from .. import quality, rendering
 from ..forms import DecisionForm
 from ..models import DatasetImage, Decision
+from ..names import MAX_IMAGE_PATH
 from .datasets import visible_dataset
 
 IMAGES_ON_A_PAGE = 24
@@ -32,7 +33,10 @@ def visible_image(request: HttpRequest, pk: int) -> DatasetImage:
 def image_list(request: HttpRequest, pk: int) -> HttpResponse:
     """The dataset's images, by class, split, kind of finding, exclusion or a part of the path."""
     dataset = visible_dataset(request, pk)
-    chosen = {name: request.GET.get(name, "") for name in ("class", "split", "finding", "cluster", "excluded", "path")}
+    chosen = {
+        name: request.GET.get(name, "")[:MAX_IMAGE_PATH]
+        for name in ("class", "split", "finding", "cluster", "excluded", "path")
+    }
     page = Paginator(_filtered(dataset, chosen), IMAGES_ON_A_PAGE).get_page(request.GET.get("page"))
     audit.record("dataset.view_images", dataset, actor=request.user, after={"page": page.number} | chosen)
     context = {
@@ -62,7 +66,7 @@ def _filtered(dataset: Any, chosen: dict[str, str]) -> Any:
     if chosen["excluded"]:
         images = images.filter(excluded=chosen["excluded"] == "yes")
     if chosen["path"]:
-        images = images.filter(path__icontains=chosen["path"].replace("\0", ""))
+        images = images.filter(path__icontains=chosen["path"])
     return images
 
 
@@ -73,13 +77,18 @@ def image_detail(request: HttpRequest, pk: int) -> HttpResponse:
     image = visible_image(request, pk)
     view = rendering.view_of(image)
     audit.record("image.view", image, actor=request.user, after={"dataset": image.dataset.name})
+    findings = list(image.findings.with_decision())
+    codes = {finding.code for finding in findings}
+    decisions = [decision for decision in image.decisions if decision.digest == image.digest]
     relatives = image.dataset.images.filter(cluster=image.cluster).exclude(pk=pk) if image.cluster else []
     context = {
         "image": image,
         "dataset": image.dataset,
         "view": view,
-        "findings": image.findings.with_decision(),
-        "by_hand": image.decisions.filter(code=Decision.BY_HAND, digest=image.digest).first(),
+        "findings": findings,
+        "by_hand": next((decision for decision in decisions if decision.code == Decision.BY_HAND), None),
+        # The finding is gone, because a training or a scan wrote them anew, but what was decided holds.
+        "earlier": [decision for decision in decisions if decision.code not in codes | {Decision.BY_HAND}],
         "relatives": relatives[:12],
         "decision_form": DecisionForm(),
         "tab": "images",
@@ -123,6 +132,6 @@ def image_decide(request: HttpRequest, pk: int) -> HttpResponse:
 
 def _back(request: HttpRequest, image: DatasetImage) -> HttpResponse:
     target = request.POST.get("next", "")
-    if url_has_allowed_host_and_scheme(target, {request.get_host()}, request.is_secure()):
-        return redirect(target)
+    if target.startswith("/") and url_has_allowed_host_and_scheme(target, {request.get_host()}, request.is_secure()):
+        return HttpResponseRedirect(target)
     return redirect(image)

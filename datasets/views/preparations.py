@@ -18,7 +18,7 @@ from xrayplatform.system import resources
 from .. import storage
 from ..forms import PrepareForm
 from ..models import Preparation
-from ..versions import compare_versions, find_version
+from ..versions import NOW, compare_versions, find_version, newest_version
 from .datasets import detail_context, visible_dataset
 
 
@@ -67,9 +67,8 @@ def version_compare(request: HttpRequest, pk: int) -> HttpResponse:
     """What was added, removed or relabelled between two preparations, or since one of them."""
     dataset = visible_dataset(request, pk)
     versions = dataset.preparations.filter(state=Preparation.State.SUCCEEDED)
-    names = [str(version.pk) for version in versions]
-    new = request.GET.get("to") or "now"
-    old = request.GET.get("from") or (names[0] if names else "now")
+    new = request.GET.get("to") or NOW
+    old = request.GET.get("from") or newest_version(dataset)
     try:
         comparison = compare_versions(find_version(dataset, old), find_version(dataset, new))
     except JobError as error:

@@ -16,7 +16,7 @@ from xrayplatform.http import HtmxHttpRequest
 from xrayplatform.jobs import JobError
 from xrayplatform.teams import Team
 
-from ..archives import TAKEN
+from ..archives import MAX_MEMBERS, TAKEN
 from ..models import Dataset, Upload
 from ..models.upload import why_closed
 from ..receiving import FIELD, Inbox, receiving, require_room
@@ -186,6 +186,7 @@ def _page(
         "uploads": uploads[:EARLIER],
         "quotas": [(team, Upload.quota(team)) for team in teams],
         "max_files": settings.DATA_UPLOAD_MAX_NUMBER_FILES,
+        "max_members": MAX_MEMBERS,
         "max_bytes": max(settings.MAX_ARCHIVE_MB, settings.MAX_UPLOAD_MB) * 1024 * 1024,
         "tab": "upload",
     }

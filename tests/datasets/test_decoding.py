@@ -88,10 +88,20 @@ def test_a_file_that_never_ends_is_given_up(tmp_path: Path, monkeypatch):
     pool.ask(examine(path))
     os.kill(pool._children[0].process.pid, signal.SIGSTOP)
     started = time.monotonic()
-    answers = dict(pool.run([(1, examine(path)), (2, examine(path))]))
-    assert answers[1]["error"] == "timeout"
-    assert answers[2]["width"] == 32, "the file behind it got another decoder"
+    assert pool.ask(examine(path))["error"] == "timeout"
     assert time.monotonic() - started < 20
+    assert pool.ask(examine(path))["width"] == 32, "the next file got another decoder"
+    pool.close()
+
+
+def test_files_that_only_waited_behind_a_breaking_one_are_tried_again(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(decoding, "LIMIT_SECONDS", 1.0)
+    pool = Decoders(workers=1)
+    path = save(tmp_path / "a.png")
+    pool.ask(examine(path))
+    os.kill(pool._children[0].process.pid, signal.SIGSTOP)
+    answers = dict(pool.run((number, examine(path)) for number in range(30)))
+    assert [answers[number]["width"] for number in range(30)] == [32] * 30
     pool.close()
 
 

@@ -1,6 +1,7 @@
 """Near-duplicates are found whatever was done to them; different pictures, however alike, stay apart."""
 
 from collections.abc import Callable
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +19,7 @@ FOREARMS = Path("Dataset/ARM/forearm_fracture")
 CHESTS = Path("Dataset/CHEST/chest_xray Pneumonia/train")
 
 
+@cache
 def clouds(seed: int, height: int = 224, width: int = 224) -> Picture:
     """A picture with structure of all sizes, bright in the middle, as a radiograph is; different for every seed."""
     noise = np.random.default_rng(seed).standard_normal((height, width))

@@ -1,4 +1,4 @@
-"""The upload job: what is added to a dataset folder, what is refused and why, and that it ends whole or without trace."""
+"""The upload job: what it adds to a dataset folder, what it refuses and why, and that it ends whole or not at all."""
 
 import json
 import os
@@ -139,8 +139,8 @@ def test_a_file_that_cannot_be_read_is_refused_with_its_reason_and_the_others_ar
     assert set(reasons(job)) == {"empty.png", "text.jpg", "half.png", "notes.txt"}
     assert "empty" in reasons(job)["empty.png"]
     assert "not .txt" in reasons(job)["notes.txt"]
-    assert "good.png" in os.listdir(dataset.folder / "NORMAL")
-    assert "empty.png" not in os.listdir(dataset.folder / "NORMAL")
+    assert "NORMAL/good.png" in tree(dataset.folder)
+    assert "NORMAL/empty.png" not in tree(dataset.folder)
 
 
 def test_a_picture_that_the_dataset_has_is_refused_whatever_its_name_and_format(dataset, alice):
@@ -184,7 +184,7 @@ def test_the_same_bytes_under_the_same_name_are_refused_even_where_no_scan_has_s
     save(dataset.folder / "NORMAL/late.png", png(10))
     job = do({"late.png": png(10), "new.png": png(11)}, alice, dataset=dataset, class_folder="NORMAL")
     assert reasons(job) == {"late.png": "The same file is in the dataset already: NORMAL/late.png."}
-    assert "late (2).png" not in os.listdir(dataset.folder / "NORMAL")
+    assert "NORMAL/late (2).png" not in tree(dataset.folder)
 
 
 def test_an_upload_that_adds_nothing_fails_and_lists_the_reasons(dataset, alice):
@@ -287,7 +287,6 @@ def test_where_a_csv_file_has_the_labels_images_go_to_the_others_and_the_page_sa
     "folder",
     [
         "../x",
-        "/etc",
         "a\\b",
         "C:x",
         ".hidden",
@@ -722,3 +721,29 @@ def test_the_command_says_why_nothing_was_added(dataset, tmp_path, capsys):
     assert "in the dataset already" in capsys.readouterr().err
     with pytest.raises(CommandError, match="Add --new"):
         call_command("upload_images", "CHEST/unknown", str(path))
+
+
+# -- Real radiographs
+
+
+def test_real_radiographs_become_a_dataset_and_are_known_when_they_come_again(real_images, root, alice, team):
+    """JPEG and DICOM as they are, in a zip, through the decoders, and scanned."""
+    chest = real_images / "Dataset/CHEST/chest_xray Pneumonia"
+    pictures = {
+        f"{name}/{path.name}": path.read_bytes()
+        for name in ("NORMAL", "PNEUMONIA")
+        for path in sorted(chest.rglob(f"{name}/*.jpeg"))[:4]
+    }
+    files = pictures | {f"NORMAL/{path.name}": path.read_bytes() for path in (real_images / "dicom").glob("*.dcm")}
+    job = do(
+        {"x.zip": zipped({f"export/{name}": content for name, content in files.items()})}, alice, name="new", team=team
+    )
+    assert job.state == "succeeded", job.error
+    assert job.accepted + job.refused == len(files)
+    assert set(pictures) <= set(tree(root / "new"))
+    scan()
+    dataset = Dataset.objects.get(name="new")
+    assert dataset.images_count == job.accepted
+    again = do(pictures, alice, dataset=dataset)
+    assert (again.state, again.refused) == ("failed", len(pictures))
+    assert all("in the dataset already" in reason for reason in reasons(again).values())

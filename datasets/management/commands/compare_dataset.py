@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from datasets.models import Dataset
-from datasets.versions import NOW, compare_versions, find_version
+from datasets.versions import NOW, compare_versions, find_version, newest_version
 from xrayplatform.commands import PlatformCommand
 from xrayplatform.jobs import JobError
 
@@ -26,8 +26,7 @@ class Command(PlatformCommand):
         datasets = Dataset.objects.visible_to(by) if by else Dataset.objects.all()
         try:
             dataset = datasets.named(options["name"])
-            newest = dataset.preparation
-            old = options["old"] or (str(newest.pk) if newest else NOW)
+            old = options["old"] or newest_version(dataset)
             comparison = compare_versions(find_version(dataset, old), find_version(dataset, options["new"]))
         except JobError as error:
             raise CommandError(f"{error} {error.hint}") from error

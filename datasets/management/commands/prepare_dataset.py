@@ -31,8 +31,10 @@ class Command(PlatformCommand):
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
         start = time.monotonic()
         try:
-            dataset = Dataset.objects.named(options["name"])
-            job = Preparation.create(dataset, self.actor(options), **{name: options[name] for name in OPTIONS})
+            by = self.actor(options)
+            datasets = Dataset.objects.visible_to(by) if by else Dataset.objects.all()
+            dataset = datasets.named(options["name"])
+            job = Preparation.create(dataset, by, **{name: options[name] for name in OPTIONS})
         except JobError as error:
             raise CommandError(f"{error} {error.hint}") from error
         job.listener = self.tell_progress

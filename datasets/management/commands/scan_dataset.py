@@ -19,14 +19,16 @@ class Command(PlatformCommand):
         start = time.monotonic()
         try:
             # A scan that waits for a worker is done here: on a site without one it would wait for ever.
-            job = Scan.waiting() or Scan.create(self.actor(options))
+            by = self.actor(options)
+            job = Scan.waiting() or Scan.create(by)
         except JobError as error:
             raise CommandError(f"{error} {error.hint}") from error
         job.listener = self.tell_progress
         run_scan(job, job.attempt)
         if job.state != Scan.State.SUCCEEDED:
             raise CommandError(f"{job.error or job.message} {job.hint}".strip())
-        present = Dataset.objects.filter(state=Dataset.State.PRESENT).select_related("condition")
+        datasets = Dataset.objects.visible_to(by) if by else Dataset.objects.all()
+        present = datasets.filter(state=Dataset.State.PRESENT).select_related("condition")
         return {
             "datasets": [dataset_json(dataset) for dataset in present],
             "problems": job.problems,

@@ -1,0 +1,658 @@
+"""A later scan looks only at what changed, forgets nothing that may come back, and goes on where another one stopped."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from datasets import cataloguing, decoding
+from datasets.models import Dataset, DatasetImage, Decision, FileProblem, Preparation, Scan, ScannedFolder
+from datasets.tasks import run_preparation, run_scan
+from tests.datasets.files import dicom, encode, gradient, save
+from tests.datasets.test_scan import noise, scan, spy_on_reads
+from xrayplatform.audit import AuditEntry
+from xrayplatform.conditions import Condition
+from xrayplatform.jobs import JobError
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def folder(settings):
+    return settings.DATASET_ROOT / "CHEST" / "lungs"
+
+
+def fill(folder, count=12, name="{}.png"):
+    """`count` different pictures in each of two classes."""
+    for offset, label in enumerate(("NORMAL", "PNEUMONIA")):
+        for number in range(count):
+            picture = noise(10_000 * offset + number, 12, 16)
+            save(folder / label / name.format(number), encode(picture, "PNG"))
+
+
+def add_rows(dataset, count, folder):
+    """Rows of images that an earlier scan would have found, without files; of one picture each."""
+    DatasetImage.objects.bulk_create(
+        DatasetImage(
+            dataset=dataset, path=f"{folder}/{number}.png", folder=folder, size=1, mtime_ns=1, width=9, height=9,
+            digest=f"{number:064x}", class_name="NORMAL", format="PNG",
+        )
+        for number in range(count)
+    )  # fmt: skip
+
+
+def only():
+    return Dataset.objects.get()
+
+
+def answer_first(monkeypatch, answers):
+    """Let the decoders give these answers, once each, for files of these names."""
+    real = decoding.Decoders.run
+
+    def run(self, requests):
+        for key, answer in real(self, requests):
+            yield key, answers.pop(Path(key.relative).name, answer)
+
+    monkeypatch.setattr(decoding.Decoders, "run", run)
+
+
+# -- Unchanged
+
+
+def queries_of_a_scan():
+    with CaptureQueriesContext(connection, ) as queries:
+        assert scan().state == "succeeded"
+    return [query["sql"] for query in queries]
+
+
+def test_an_unchanged_dataset_asks_nothing_of_decoders_and_images(folder, monkeypatch):
+    fill(folder)
+    scan()
+    asked = spy_on_reads(monkeypatch)
+    queries = queries_of_a_scan()
+    assert asked == []
+    for table in (DatasetImage, FileProblem, ScannedFolder):
+        assert not [sql for sql in queries if table._meta.db_table in sql]
+
+
+def test_a_large_unchanged_dataset_costs_as_many_queries_as_a_small_one(folder):
+    fill(folder, 15)
+    scan()
+    few = len(queries_of_a_scan())
+    fill(folder, 150)
+    scan()
+    assert only().images_count == 300
+    assert len(queries_of_a_scan()) == few
+
+
+def test_files_beside_the_images_are_told_although_no_image_changed(folder, monkeypatch):
+    fill(folder)
+    scan()
+    save(folder / "NORMAL" / "letter.txt", b"Dear colleague")
+    asked = spy_on_reads(monkeypatch)
+    scan()
+    assert asked == []
+    (problem,) = only().listed_problems
+    assert problem["path"] == "NORMAL" and "of other kinds" in problem["reason"]
+
+
+# -- Changed
+
+
+def test_of_a_changed_folder_only_the_changed_file_is_read_and_of_others_no_row(folder, monkeypatch):
+    fill(folder)
+    scan()
+    save(folder / "NORMAL/3.png", encode(noise(555), "PNG"))
+    asked = spy_on_reads(monkeypatch)
+    with CaptureQueriesContext(connection) as queries:
+        scan()
+    assert asked == ["NORMAL/3.png"]
+    loaded = [query["sql"] for query in queries if " IN (" in query["sql"] and "/4.png" in query["sql"]]
+    assert any("NORMAL/4.png" in sql for sql in loaded)
+    assert not any("PNEUMONIA/4.png" in sql for sql in loaded)
+
+
+def test_a_file_of_the_same_time_and_another_size_is_read_and_one_of_the_same_size_and_another_time(
+    folder, monkeypatch
+):
+    fill(folder)
+    scan()
+    longer, touched = folder / "NORMAL/1.png", folder / "NORMAL/2.png"
+    time = longer.stat().st_mtime_ns
+    longer.write_bytes(longer.read_bytes() + b"\0")
+    os.utime(longer, ns=(time, time))
+    os.utime(touched, ns=(time, touched.stat().st_mtime_ns + 1))
+    asked = spy_on_reads(monkeypatch)
+    scan()
+    assert sorted(asked) == ["NORMAL/1.png", "NORMAL/2.png"]
+
+
+def test_a_renamed_class_folder_is_another_class_and_leaves_no_rows_behind(folder, monkeypatch):
+    fill(folder, 60)
+    scan()
+    (folder / "NORMAL").rename(folder / "HEALTHY")
+    asked = spy_on_reads(monkeypatch)
+    scan()
+    dataset = only()
+    assert {name.split("/")[0] for name in asked} == {"HEALTHY"}
+    assert dataset.counts == {"HEALTHY": 60, "PNEUMONIA": 60}
+    assert (dataset.state, dataset.missing_count, dataset.images.count()) == ("present", 0, 120)
+    assert set(dataset.folders.values_list("path", flat=True)) == {"HEALTHY", "PNEUMONIA"}
+
+
+def test_a_corrected_csv_relabels_without_reading_and_its_missing_rows_take_images_out(settings, monkeypatch):
+    folder = settings.DATASET_ROOT / "KNEE" / "study"
+    for number in range(6):
+        save(folder / "images" / f"{number}.png", encode(noise(number), "PNG"))
+    save(folder / "images" / "broken.png", b"no picture")
+    rows = [f"{number}.png,{'yes' if number % 2 else 'no'}" for number in range(6)]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *rows, "broken.png,no"]))
+    scan()
+    assert (only().counts, only().unreadable_count) == ({"no": 3, "yes": 3}, 1)
+    before = only().digest
+    (folder / "labels.csv").write_text("\n".join(["file,label", "0.png,yes", *rows[1:5]]))
+    asked = spy_on_reads(monkeypatch)
+    scan()
+    assert asked == []
+    assert only().counts == {"no": 2, "yes": 3}
+    assert only().unreadable_count == 0, "the broken file is no part of the dataset any more"
+    assert only().digest != before
+
+
+def test_a_decision_outlives_a_scan_that_did_not_see_the_file(folder):
+    fill(folder)
+    scan()
+    only().images.get(path="NORMAL/3.png").decide("by-hand", "exclude", "a lateral view", by=None)
+    file = folder / "NORMAL/3.png"
+    content = file.read_bytes()
+    file.unlink()
+    scan()
+    assert not only().images.filter(path="NORMAL/3.png").exists()
+    save(file, content)
+    scan()
+    assert only().images.with_exclusion().get(path="NORMAL/3.png").excluded
+    save(file, encode(noise(777), "PNG"))
+    scan()
+    assert not only().images.with_exclusion().get(path="NORMAL/3.png").excluded, "judged were other pixels"
+    assert Decision.objects.count() == 1
+
+
+def test_what_a_model_thought_of_the_old_pixels_is_forgotten_with_them(folder):
+    fill(folder)
+    scan()
+    rows = [(image.path, image.digest, 9.0, "high loss") for image in only().images.all()[:2]]
+    only().findings.write_doubts(only(), rows)
+    save(folder / rows[0][0], encode(noise(555), "PNG"))
+    scan()
+    doubted = only().findings.filter(code="check-label").values_list("image__path", flat=True)
+    assert list(doubted) == [rows[1][0]]
+
+
+def test_names_of_every_script_are_found_again_and_give_the_digest_that_their_bytes_give(folder, monkeypatch):
+    names = ["äpfel.png", "Zebra.png", "zebra.png", "ñandú.png", "рентген.png", "胸部.png", "_1.png", "-1.png", "Ö 2.png"]
+    for offset, label in enumerate(("NORMAL", "Öl")):
+        for number, name in enumerate(names):
+            save(folder / label / name, encode(noise(100 * offset + number), "PNG"))
+    scan()
+    paths = list(only().images.in_byte_order().values_list("path", flat=True))
+    assert paths == sorted(paths, key=lambda path: path.encode())
+    assert len(paths) == 2 * len(names)
+    asked = spy_on_reads(monkeypatch)
+    save(folder / "Öl" / "neu.png", encode(noise(999), "PNG"))
+    scan()
+    assert asked == ["Öl/neu.png"]
+
+
+# -- Files that cannot be read now
+
+
+def test_a_file_that_changed_while_it_was_read_is_looked_at_again_by_the_next_scan(folder, monkeypatch):
+    fill(folder)
+    changing = {"error": "changing", "message": "The file changes while it is read."}
+    answer_first(monkeypatch, {"0.png": changing})
+    scan()
+    assert only().unreadable_count == 1
+    assert [problem["reason"] for problem in only().listed_problems] == [changing["message"]]
+    asked = spy_on_reads(monkeypatch)
+    scan()
+    assert len(asked) == 1
+    assert (only().unreadable_count, only().images_count) == (0, 24)
+    scan()
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("code", ["unreadable", "timeout"])
+def test_what_may_be_over_is_tried_again_although_the_file_looks_the_same(folder, monkeypatch, code):
+    fill(folder)
+    answer_first(monkeypatch, {"3.png": {"error": code, "message": "The file cannot be opened: Permission denied."}})
+    scan()
+    (problem,) = FileProblem.objects.all()
+    assert problem.code == code
+    scan()
+    assert (FileProblem.objects.count(), only().images_count) == (0, 24)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not hold back the superuser")
+def test_a_file_that_may_not_be_opened_is_read_once_it_may(folder):
+    fill(folder)
+    (folder / "NORMAL/3.png").chmod(0)
+    scan()
+    assert "Permission denied" in only().listed_problems[0]["reason"]
+    (folder / "NORMAL/3.png").chmod(0o644)
+    scan()
+    assert only().images_count == 24
+
+
+def test_a_damaged_file_is_not_read_again_before_it_changes(folder, monkeypatch):
+    fill(folder)
+    save(folder / "NORMAL/bad.png", b"no picture")
+    scan()
+    save(folder / "NORMAL/new.png", encode(noise(900), "PNG"))
+    asked = spy_on_reads(monkeypatch)
+    scan()
+    assert asked == ["NORMAL/new.png"]
+    save(folder / "NORMAL/bad.png", encode(noise(901), "PNG"))
+    scan()
+    assert asked[1:] == ["NORMAL/bad.png"]
+    assert (only().unreadable_count, only().images_count) == (0, 26)
+
+
+def test_a_file_that_waits_for_permission_does_not_have_all_images_judged_again(folder, monkeypatch):
+    fill(folder)
+    denied = {"error": "unreadable", "message": "The file cannot be opened: Permission denied."}
+    monkeypatch.setattr(cataloguing, "PASSING", frozenset({"not-an-image"}))
+    save(folder / "NORMAL/denied.png", b"no picture")
+    scan()
+    assert denied["error"] not in cataloguing.PASSING
+    judged = []
+    monkeypatch.setattr(cataloguing.findings, "refresh", judged.append)
+    asked = spy_on_reads(monkeypatch)
+    scan()
+    assert (asked, judged) == (["NORMAL/denied.png"], [])
+
+
+def test_a_decoder_that_is_ended_from_outside_costs_one_file_for_this_scan_only(folder, monkeypatch):
+    """As when the machine runs out of memory: the file that was being read may be a good one."""
+    fill(folder, 30)
+    decoding.shared().ask({"op": "examine", "path": str(folder / "NORMAL/0.png")})
+    real = cataloguing.scanning.request
+    asked = []
+
+    def request(candidate):
+        asked.append(candidate.relative)
+        if len(asked) == 20:
+            for child in decoding.shared()._children:
+                os.kill(child.process.pid, signal.SIGKILL)
+        return real(candidate)
+
+    monkeypatch.setattr(cataloguing.scanning, "request", request)
+    assert scan().state == "succeeded"
+    broken = set(FileProblem.objects.values_list("code", flat=True))
+    count = FileProblem.objects.count()
+    assert broken <= {"decoder-crashed"} and count <= decoding.WORKERS
+    assert only().images_count == 60 - count
+    scan()
+    assert (FileProblem.objects.count(), only().images_count) == (0, 60)
+
+
+# -- Gone
+
+
+def test_a_removed_folder_with_most_images_is_missing_and_nothing_is_forgotten(folder):
+    fill(folder, 20)
+    scan()
+    add_rows(only(), 150, "NORMAL/archive")
+    save(folder / "PNEUMONIA/new.png", encode(noise(500), "PNG"))
+    scan()
+    dataset = only()
+    assert (dataset.state, dataset.missing_count, dataset.images.count()) == ("offline", 150, 191)
+    with pytest.raises(JobError, match="was not there at the last scan"):
+        Preparation.create(dataset, None)
+    scan()
+    assert (only().missing_count, only().images.count()) == (150, 191)
+
+
+def test_the_loss_is_forgotten_once_a_person_accepts_it(folder, alice):
+    fill(folder, 20)
+    scan()
+    add_rows(only(), 150, "NORMAL/archive")
+    save(folder / "PNEUMONIA/new.png", encode(noise(500), "PNG"))
+    scan()
+    only().accept_missing(by=alice)
+    scan()
+    dataset = only()
+    assert (dataset.state, dataset.missing_count, dataset.images.count()) == ("present", 0, 41)
+    assert not dataset.missing_accepted
+    assert AuditEntry.objects.get(action="dataset.accept_missing").before == {"missing": 150}
+
+
+def test_accepting_a_loss_accepts_none_that_comes_later(folder, alice):
+    """Between the click and the next scan the whole disk may have been unmounted."""
+    fill(folder, 20)
+    scan()
+    add_rows(only(), 150, "NORMAL/archive")
+    save(folder / "PNEUMONIA/new.png", encode(noise(500), "PNG"))
+    scan()
+    only().accept_missing(by=alice)
+    shutil.rmtree(folder / "NORMAL")
+    (folder / "NORMAL").mkdir()
+    save(folder / "NORMAL/0.png", encode(noise(501), "PNG"))
+    scan()
+    dataset = only()
+    assert (dataset.state, dataset.missing_count, dataset.missing_accepted) == ("offline", 169, False)
+    assert dataset.images.count() == 191
+
+
+def test_missing_images_that_come_back_need_no_reading(folder, monkeypatch):
+    fill(folder, 60)
+    for number in range(60, 200):
+        save(folder / "NORMAL" / f"{number}.png", encode(noise(20_000 + number, 12, 16), "PNG"))
+    scan()
+    shutil.move(folder / "NORMAL", folder.parent.parent / "elsewhere")
+    save(folder / "NORMAL/1.png", encode(noise(600), "PNG"))
+    scan()
+    assert (only().state, only().missing_count) == ("offline", 199)
+    shutil.rmtree(folder / "NORMAL")
+    shutil.move(folder.parent.parent / "elsewhere", folder / "NORMAL")
+    asked = spy_on_reads(monkeypatch)
+    scan()
+    assert asked == ["NORMAL/1.png"]
+    assert (only().state, only().images_count, only().missing_count) == ("present", 260, 0)
+
+
+def test_a_small_loss_is_a_removal(folder):
+    fill(folder, 60)
+    scan()
+    for number in range(59):
+        (folder / f"NORMAL/{number}.png").unlink()
+    scan()
+    assert (only().state, only().images.count()) == ("present", 61)
+
+
+def test_a_folder_that_may_not_be_entered_any_more_does_not_end_the_scan(folder, monkeypatch):
+    """`stat` of what lies in it is refused then, and does not just say that there is nothing."""
+    fill(folder)
+    scan()
+    add_rows(only(), 150, "PNEUMONIA/archive")
+    save(folder / "NORMAL/new.png", encode(noise(500), "PNG"))
+    real_lstat, real_stat = Path.lstat, Path.stat
+
+    def refusing(real):
+        def stat(self, **options):
+            if "archive" in self.parts:
+                raise PermissionError(13, "Permission denied", str(self))
+            return real(self, **options)
+
+        return stat
+
+    monkeypatch.setattr(Path, "lstat", refusing(real_lstat))
+    monkeypatch.setattr(Path, "stat", refusing(real_stat))
+    assert scan().state == "succeeded"
+    assert (only().state, only().missing_count) == ("offline", 150)
+
+
+def test_a_root_that_vanished_fails_the_scan_and_changes_nothing(folder, settings):
+    fill(folder)
+    scan()
+    before = list(Dataset.objects.values()), list(DatasetImage.objects.values())
+    shutil.move(settings.DATASET_ROOT, settings.DATASET_ROOT.with_name("elsewhere"))
+    job = scan()
+    assert (job.state, job.error) == ("failed", "The dataset folder is not there.")
+    assert (list(Dataset.objects.values()), list(DatasetImage.objects.values())) == before
+
+
+def test_an_emptied_root_makes_its_datasets_offline_and_forgets_nothing(folder, settings, monkeypatch):
+    """A mount point without its disk is an empty folder."""
+    fill(folder)
+    scan()
+    shutil.move(folder.parent, settings.DATASET_ROOT.with_name("disk"))
+    job = scan()
+    assert (job.state, job.images) == ("succeeded", 0)
+    assert (only().state, only().images.count()) == ("offline", 24)
+    shutil.move(settings.DATASET_ROOT.with_name("disk"), folder.parent)
+    asked = spy_on_reads(monkeypatch)
+    scan()
+    assert asked == []
+    assert only().state == "present"
+
+
+# -- Stopped half-way
+
+
+def cancel_after(count, by):
+    """A scan that is cancelled when that many files have been looked at."""
+    job = Scan.create(by)
+
+    def listener(job):
+        if job.message.startswith(f"{count} of"):
+            Scan.objects.get(pk=job.pk).request_cancel(by)
+
+    job.listener = listener
+    run_scan(job, 1)
+    job.refresh_from_db()
+    assert job.state == "cancelled"
+
+
+def test_after_a_cancelled_scan_the_next_one_reads_only_what_is_left(folder, monkeypatch, alice):
+    fill(folder, 30)
+    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
+    cancel_after(25, alice)
+    known = only().images.count()
+    assert known >= 25
+    assert (only().digest, only().signature) == ("", "")
+    asked = spy_on_reads(monkeypatch)
+    scan()
+    assert len(asked) == len(set(asked)) == 60 - known
+    assert only().images_count == 60
+
+
+def test_whoever_lost_the_lease_writes_nothing_more(folder, monkeypatch):
+    fill(folder, 30)
+    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
+    job = Scan.create(None)
+
+    def listener(job):
+        if job.message.startswith("25 of"):
+            Scan.objects.filter(pk=job.pk).update(state="failed")
+
+    job.listener = listener
+    with pytest.raises(Exception, match="no longer ours"):
+        run_scan(job, 1)
+    assert not DatasetImage.objects.exists()
+
+
+def test_a_dataset_that_was_scanned_half_way_is_not_prepared(folder, monkeypatch, alice):
+    fill(folder, 30)
+    scan()
+    for number in range(30):
+        os.utime(folder / "NORMAL" / f"{number}.png", ns=(1, 1))
+    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
+    cancel_after(20, alice)
+    job = Preparation.create(only(), None)
+    run_preparation(job, 1)
+    assert job.error.startswith("The last scan of this dataset did not finish")
+
+
+def test_another_secret_key_has_everything_read_anew_even_when_that_is_interrupted(folder, settings, monkeypatch, alice):
+    fill(folder, 20)
+    scan()
+    settings.SECRET_KEY = "another"
+    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
+    asked = spy_on_reads(monkeypatch)
+    cancel_after(15, alice)
+    done = only().images.exclude(mtime_ns=cataloguing.UNKNOWN_TIME).count()
+    assert 0 < done < 40
+    asked.clear()
+    scan()
+    assert len(asked) == 40 - done
+    asked.clear()
+    scan()
+    assert asked == []
+
+
+def test_a_change_of_key_that_stops_before_the_rows_are_marked_is_begun_again(folder, settings, monkeypatch):
+    fill(folder)
+    scan()
+    settings.SECRET_KEY = "another"
+    monkeypatch.setattr(cataloguing, "ScannedFolder", None)
+    queryset = type(DatasetImage.objects.all())
+    real = queryset.update
+
+    def killed(self, **fields):
+        raise SystemExit
+
+    monkeypatch.setattr(queryset, "update", killed)
+    with pytest.raises(SystemExit):
+        scan()
+    monkeypatch.undo()
+    settings.SECRET_KEY = "another"
+    assert queryset.update is real
+    asked = spy_on_reads(monkeypatch)
+    scan()
+    assert len(asked) == 24
+
+
+# -- People and scans at the same time
+
+
+def choose_during_the_scan(dataset, choose):
+    """Run a scan in which somebody makes a choice while it reads."""
+    job = Scan.create(None)
+    done = []
+
+    def listener(job):
+        if not done and " of " in job.message:
+            done.append(choose(Dataset.objects.get(pk=dataset.pk)))
+
+    job.listener = listener
+    run_scan(job, 1)
+    assert done and Scan.objects.get(pk=job.pk).state == "succeeded"
+
+
+def test_what_people_choose_while_a_scan_runs_is_kept(folder, monkeypatch, alice, team):
+    fill(folder)
+    scan()
+    save(folder / "NORMAL/new.png", encode(noise(500), "PNG"))
+    condition = Condition.objects.create(slug="other", name="Other", team=team)
+    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
+
+    def choose(dataset):
+        dataset.apply_choices(
+            {"classes": {"NORMAL": "healthy"}, "condition": condition, "pattern": r"(?P<patient>\d+)"}, by=alice
+        )
+        return True
+
+    choose_during_the_scan(only(), choose)
+    dataset = only()
+    assert (dataset.condition, dataset.pattern) == (condition, r"(?P<patient>\d+)")
+    assert dataset.class_choices == {"NORMAL": "healthy"}
+    assert dataset.classes == ["healthy", "PNEUMONIA"]
+    assert dataset.counts == {"healthy": 13, "PNEUMONIA": 12}
+
+
+# -- Questions
+
+
+@pytest.fixture
+def asking(settings):
+    """Class folders beside train and test: which ones count?"""
+    folder = settings.DATASET_ROOT / "CHEST" / "mixed"
+    seed = 0
+    for above in ("train", "test", "."):
+        for label in ("NORMAL", "PNEUMONIA"):
+            for number in range(12):
+                save(folder / above / label / f"{number}.png", encode(noise(seed := seed + 1), "PNG"))
+    return folder
+
+
+def test_a_question_is_stored_with_its_answers_and_holds_up_the_preparation(asking):
+    scan()
+    dataset = only()
+    assert dataset.is_asking
+    assert dataset.question["code"] == "splits-beside-classes"
+    assert {option["value"] for option in dataset.question["options"]} == {"splits", "classes", "both"}
+    assert all(option["counts"] and option["examples"] for option in dataset.question["options"])
+    assert dataset.images_count == sum(
+        next(o for o in dataset.question["options"] if o["value"] == dataset.question["suggested"])["counts"].values()
+    )
+    with pytest.raises(JobError, match="can be read in more than one way"):
+        Preparation.create(dataset, None)
+
+
+def test_an_answer_is_used_by_the_next_scan_and_kept_by_those_after_it(asking, alice, monkeypatch):
+    scan()
+    only().choose_answer("both", by=alice)
+    asked = spy_on_reads(monkeypatch)
+    scan()
+    assert (only().images_count, only().answer, only().is_asking) == (72, "both", False)
+    assert len(asked) == 24, "those that the suggested answer left out"
+    save(asking / "NORMAL/new.png", encode(noise(800), "PNG"))
+    scan()
+    assert (only().images_count, only().answer) == (73, "both")
+    only().choose_answer("classes", by=alice)
+    scan()
+    assert (only().images_count, set(only().images.values_list("source_split", flat=True))) == (25, {""})
+
+
+def test_an_answer_that_fits_no_longer_is_dropped(asking, alice):
+    scan()
+    only().choose_answer("classes", by=alice)
+    scan()
+    for label in ("NORMAL", "PNEUMONIA"):
+        shutil.rmtree(asking / label)
+    scan()
+    dataset = only()
+    assert (dataset.question, dataset.answer, dataset.is_asking) == (None, "", False)
+    assert dataset.images_count == 48
+
+
+def test_between_the_answer_and_the_scan_that_uses_it_nothing_is_prepared(asking, alice):
+    """The images are still those of the suggested answer."""
+    scan()
+    only().choose_answer("both", by=alice)
+    with pytest.raises(JobError, match="answered after the last scan") as refusal:
+        Preparation.create(only(), None)
+    assert "Scan again" in refusal.value.hint
+    scan()
+    assert Preparation.create(only(), None).state == "queued"
+
+
+def test_an_answer_that_only_confirms_what_was_suggested_needs_no_scan(asking, alice):
+    scan()
+    only().choose_answer(only().question["suggested"], by=alice)
+    assert Preparation.create(only(), None).state == "queued"
+
+
+def test_an_answer_that_comes_while_a_scan_runs_is_kept_for_the_next(asking, alice, monkeypatch):
+    scan()
+    save(asking / "train/NORMAL/new.png", encode(noise(801), "PNG"))
+    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
+
+    def choose(dataset):
+        dataset.choose_answer("both", by=alice)
+        return True
+
+    choose_during_the_scan(only(), choose)
+    assert only().answer == "both"
+    scan()
+    assert only().images_count == 73
+
+
+# -- What is asked of the decoders stays among files of the dataset
+
+
+def test_patients_are_kept_apart_by_the_key_alone(folder):
+    """The pseudonym in the table is no patient number, whatever the source."""
+    fill(folder)
+    picture = gradient(seed=5).astype(np.uint16)
+    save(folder / "NORMAL/a.dcm", dicom(picture, PatientID="HOSP-1"))
+    save(folder / "NORMAL/patient77/b.png", encode(noise(700), "PNG"))
+    scan()
+    keys = dict(only().images.exclude(patient_key="").values_list("path", "patient_key"))
+    assert set(keys) == {"NORMAL/a.dcm", "NORMAL/patient77/b.png"}
+    assert all("77" not in key[:2] and "HOSP" not in key and len(key) == 32 for key in keys.values())
