@@ -95,7 +95,8 @@ class PixelStore:
 
     @property
     def is_complete(self) -> bool:
-        return (self.folder / "hashes.npy").exists()
+        # Both: a removal that was interrupted may have left one of them.
+        return (self.folder / "hashes.npy").exists() and (self.folder / "images.npy").exists()
 
     @property
     def offset(self) -> int:
@@ -152,6 +153,7 @@ class PixelStore:
         if missing:
             raise CacheError(f"{missing} of {len(hashes)} images are missing in the cache.")
         _sync(self.part)
+        shutil.rmtree(self.folder, ignore_errors=True)
         self.part.replace(self.folder)
         _sync(self.folder.parent, files=False)
 

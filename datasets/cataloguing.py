@@ -156,17 +156,27 @@ class DatasetScan:
 
     def _requests(self) -> Iterator[tuple[Candidate, dict[str, Any]]]:
         """What has to be read; on the way, what is known already is compared with its row."""
+        for folder in self._changed_folders():
+            self.seen[folder.relative], self.seen_problems[folder.relative] = set(), set()
+            entries = folder.entries()
+            while batch := list(itertools.islice(entries, BATCH)):
+                yield from self._unknown(batch)
+
+    def _changed_folders(self) -> list[FolderFiles]:
+        """What was known of them is forgotten first: a scan that stops half-way leaves rows that it no longer fits."""
         before = dict(self.dataset.folders.values_list("path", "signature"))
+        changed = []
         for folder in self.found.folders():
             signature = _folder_signature(folder, self.found)
             if before.get(folder.relative) == signature:
                 self.progress(folder.count)
                 continue
-            self.seen[folder.relative], self.seen_problems[folder.relative] = set(), set()
             self.signatures[folder.relative] = signature
-            entries = folder.entries()
-            while batch := list(itertools.islice(entries, BATCH)):
-                yield from self._unknown(batch)
+            changed.append(folder)
+        known = [folder.relative for folder in changed if folder.relative in before]
+        for start in range(0, len(known), BATCH):
+            self.dataset.folders.filter(path__in=known[start : start + BATCH]).delete()
+        return changed
 
     def _unknown(self, batch: list[Candidate]) -> Iterator[tuple[Candidate, dict[str, Any]]]:
         paths = [candidate.relative for candidate in batch]

@@ -45,6 +45,11 @@ def prepare(job: Preparation) -> None:
             "Scan again, then prepare.",
         )
     plan = _plan(job)
+    if not Dataset.objects.filter(pk=dataset.pk, digest=dataset.digest).exists():
+        # A scan blanks the digest before it writes: part of the plan may be from before and part from after it.
+        raise JobError(
+            "A scan changed the dataset while the splits were chosen.", "Wait until it has finished, then prepare again."
+        )
     key = pixels_key(plan.digests, job.image_size, plan.pipeline)
     store = PixelStore(job.cache_root() / f"pixels-{dataset.pk}-{key[:24]}", len(plan.paths), job.image_size)
     try:
@@ -258,6 +263,7 @@ def _freeze(job: Preparation, plan: _Plan, store: PixelStore, cache_digest: str)
             positive_class=dataset.positive_class,
             ordinal=dataset.ordinal,
             synthetic=dataset.synthetic,
+            class_choices=dataset.class_choices,
             pipeline=plan.pipeline,
             group_key=plan.group_key,
             group_description=plan.group_description,
@@ -296,14 +302,16 @@ def _manifest(job: Preparation, plan: _Plan, start: int) -> list[PreparedImage]:
 
 
 def _proof(job: Preparation) -> tuple[int, dict[str, int]]:
-    """Groups on more than one side, and groups of each side, counted in the stored manifest itself."""
+    """Groups on more than one side, and groups of each side, counted in the stored manifest itself.
+
+    Raises JobError unless there are none: such a split is worse than none at all.
+    """
     rows = job.manifest.order_by()
     straddling = rows.values("group").annotate(sides=models.Count("split", distinct=True)).filter(sides__gt=1)
     copies = rows.values("digest").annotate(sides=models.Count("split", distinct=True)).filter(sides__gt=1)
-    if copies.exists():
-        raise JobError(
-            "Pictures with equal pixels would be in two splits.", "This is an error of the platform; tell us."
-        )
+    if straddling.exists() or copies.exists():
+        what = "Images of one patient" if straddling.exists() else "Pictures with equal pixels"
+        raise JobError(f"{what} would be in two splits.", "This is an error of the platform; tell us.")
     counted = dict(rows.values_list("split").annotate(models.Count("group", distinct=True)))
     return straddling.count(), {split: counted.get(split, 0) for split in SPLITS}
 

@@ -20,11 +20,18 @@ from .. import rendering
 from ..models import DatasetImage, Finding
 from ..serializers import DecideSerializer, FindingSerializer, ImageDetailSerializer, ImageSerializer
 
+MAX_ROW = 2**63 - 1
+
+
+def row_filter(field: str) -> django_filters.NumberFilter:
+    """By the number of a row. One that no row can have is a wrong value, not an error of the database."""
+    return django_filters.NumberFilter(field, min_value=0, max_value=MAX_ROW, decimal_places=0)
+
 
 class ImageFilter(django_filters.FilterSet):
     """By number, not by a choice of rows: a choice would tell which numbers other teams have."""
 
-    dataset = django_filters.NumberFilter("dataset_id")
+    dataset = row_filter("dataset_id")
     finding = django_filters.CharFilter("findings__code")
     excluded = django_filters.BooleanFilter("excluded")
 
@@ -81,7 +88,7 @@ class ImageViewSet(ReadOnlyModelViewSet):
 
 
 class FindingFilter(django_filters.FilterSet):
-    dataset = django_filters.NumberFilter("dataset_id")
+    dataset = row_filter("dataset_id")
 
     class Meta:
         model = Finding

@@ -12,12 +12,13 @@ from rest_framework.viewsets import ReadOnlyModelViewSet
 
 from ..models import Preparation
 from ..serializers import PreparationSerializer
+from .images import row_filter
 
 
 class PreparationFilter(django_filters.FilterSet):
     """By number, not by a choice of rows: a choice would tell which numbers other teams have."""
 
-    dataset = django_filters.NumberFilter("dataset_id")
+    dataset = row_filter("dataset_id")
 
     class Meta:
         model = Preparation

@@ -156,6 +156,9 @@ class Preparation(Job):
         """
         if self.is_active or active_jobs_of(self):
             raise JobError(f"{self} is in use by a job.", "Wait until the job has ended, or cancel it.")
+        if Preparation.objects.active().filter(dataset=self.dataset_id).exists():
+            # It may be about to use the same pixels.
+            raise JobError(f"{self.dataset} is being prepared.", "Wait until that has finished, or cancel it.")
         with transaction.atomic():
             if not Preparation.objects.with_pixels().filter(pk=self.pk).update(removed_at=timezone.now()):
                 raise JobError(f"{self} has no decoded pixels.", "Nothing needs to be removed.")
@@ -197,6 +200,11 @@ def _check_dataset(dataset: Dataset) -> None:
         raise JobError(
             f"The structure of {dataset} can be read in more than one way.",
             "Answer the question on its page, then prepare it.",
+        )
+    if dataset.question and dataset.answer != dataset.question.get("used", dataset.answer):
+        raise JobError(
+            f"The question about the structure of {dataset} was answered after the last scan.",
+            "Scan again, so that the answer is used, then prepare it.",
         )
 
 

@@ -93,7 +93,8 @@ def _form(dataset, choices):
             return {"form": name, name: choices[name]}
     wanted = choices.get("classes", {})
     names = {
-        f"class_{number}": wanted.get(name, dataset.label_of(name)) for number, name in enumerate(dataset.source_classes)
+        f"class_{number}": wanted.get(name, dataset.label_of(name))
+        for number, name in enumerate(dataset.source_classes)
     }
     positive = choices.get("positive_class", dataset.positive_class)
     ordinal = choices.get("ordinal", dataset.ordinal)
@@ -322,8 +323,7 @@ def test_of_several_choices_all_are_made_or_none(client, alice, dataset):
 def test_a_condition_of_another_team_is_not_found(choose, client, alice, dataset):
     ConditionFactory(slug="elsewhere", team=None, name="For all")
     hidden = ConditionFactory(slug="hidden", team=TeamFactory())
-    status, text = choose(client, alice, dataset, {"condition": hidden.slug})
-    assert status == 404
+    assert choose(client, alice, dataset, {"condition": hidden.slug})[0] == 404
     assert choices_of(dataset)[4] == "lungs"
     assert choose(client, alice, dataset, {"condition": "elsewhere"})[0] == 200
 
@@ -379,7 +379,10 @@ def test_an_empty_expression_brings_the_built_in_patterns_back(choose, client, a
 def test_patients_are_counted_by_the_expression_in_use_or_not_told(settings, alice):
     for number in range(6):
         for label in ("NORMAL", "PNEUMONIA"):
-            save(settings.DATASET_ROOT / "d" / label / f"x{number // 2}-{label}{number}.png", seed=10 * number + len(label))
+            save(
+                settings.DATASET_ROOT / "d" / label / f"x{number // 2}-{label}{number}.png",
+                seed=10 * number + len(label),
+            )
     scan()
     dataset = Dataset.objects.get()
     assert dataset.quality["patients"] == {}
@@ -423,9 +426,7 @@ def test_a_real_question_is_asked_answered_and_not_asked_again(settings, client,
     client.force_login(alice)
     page = client.get(reverse("datasets:dataset-choices", args=[dataset.pk])).content.decode()
     assert all(option["value"] in page for option in dataset.question["options"])
-    other = next(
-        option for option in dataset.question["options"] if option["value"] != dataset.question["suggested"]
-    )
+    other = next(option for option in dataset.question["options"] if option["value"] != dataset.question["suggested"])
     dataset.choose_answer(other["value"], by=alice)
     for _ in range(2):
         scan()

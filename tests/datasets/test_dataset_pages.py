@@ -1,14 +1,19 @@
 """Dataset Overview and the pages of a dataset and a preparation: buttons, live fragments, hostile names."""
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django_q.models import OrmQ
 
-from datasets.models import Preparation, Scan
+from datasets.models import FileProblem, Preparation, Scan
 from tests.factories import DatasetFactory, PreparationFactory, ScanFactory
 
 LIST = "/datasets/"
 HTMX = {"HX-Request": "true"}
+CHOSEN = {
+    "seed": 7, "image_size": 128, "fit": "pad", "validation_share": 0.1, "test_share": 0.2, "source_splits": "ignore",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -134,11 +139,7 @@ def test_synthetic_datasets_are_marked_wherever_they_appear(page):
 def test_an_offline_dataset_says_so_and_cannot_be_prepared(page, client):
     dataset = DatasetFactory(state="offline")
     assert "Folder not there" in text(page(LIST))
-    response = client.post(
-        reverse("datasets:preparation-start", args=[dataset.pk]),
-        {"seed": 0, "image_size": 224, "fit": "auto"},
-        follow=True,
-    )
+    response = client.post(reverse("datasets:preparation-start", args=[dataset.pk]), CHOSEN, follow=True)
     assert "was not there at the last scan" in text(response)
     assert not Preparation.objects.exists()
 
@@ -150,10 +151,11 @@ def test_the_prepare_button_puts_a_preparation_into_the_queue_with_what_was_chos
     dataset = DatasetFactory()
     url = reverse("datasets:preparation-start", args=[dataset.pk])
     assert f'action="{url}"' in text(page(dataset.get_absolute_url()))
-    response = client.post(url, {"seed": 7, "image_size": 128, "fit": "pad"})
+    response = client.post(url, CHOSEN)
     job = Preparation.objects.get()
     assert response.url == job.get_absolute_url()
-    assert (job.dataset, job.seed, job.image_size, job.fit, job.created_by) == (dataset, 7, 128, "pad", alice)
+    assert {name: getattr(job, name) for name in CHOSEN} == CHOSEN
+    assert (job.dataset, job.created_by) == (dataset, alice)
     assert messages_in_the_queue() == [("xray", "datasets.tasks.prepare", (job.pk, 1))]
 
 
@@ -164,7 +166,8 @@ def test_the_button_of_the_overview_sends_what_the_form_needs(page, client):
     client.post(
         reverse("datasets:preparation-start", args=[dataset.pk]), {field.html_name: field.initial for field in fields}
     )
-    assert Preparation.objects.get().image_size == 224
+    job = Preparation.objects.get()
+    assert (job.image_size, job.fit, job.validation_share, job.test_share) == (224, "auto", 0.15, 0.15)
 
 
 @pytest.mark.parametrize(
@@ -174,13 +177,16 @@ def test_the_button_of_the_overview_sends_what_the_form_needs(page, client):
         ({"seed": "x"}, "Enter a whole number"),
         ({"image_size": 7}, "7 is not one of the available choices"),
         ({"fit": "round"}, "round is not one of the available choices"),
+        ({"validation_share": 0.5}, "less than or equal to 0.4"),
+        ({"test_share": "nan"}, "Enter a number"),
+        ({"test_share": ""}, "This field is required"),
+        ({"source_splits": "perhaps"}, "perhaps is not one of the available choices"),
     ],
 )
 def test_a_wrong_option_is_named_beside_its_field(client, alice, wrong, complaint):
     dataset = DatasetFactory()
     client.force_login(alice)
-    chosen = {"seed": 0, "image_size": 224, "fit": "auto"} | wrong
-    response = client.post(reverse("datasets:preparation-start", args=[dataset.pk]), chosen)
+    response = client.post(reverse("datasets:preparation-start", args=[dataset.pk]), CHOSEN | wrong)
     assert response.status_code == 400
     assert list(response.context["form"].errors) == list(wrong)
     assert complaint in text(response)
@@ -194,7 +200,7 @@ def test_a_dataset_that_is_being_prepared_offers_no_second_preparation(page, cli
     assert "It is being prepared" in content and running.get_absolute_url() in content
     url = reverse("datasets:preparation-start", args=[dataset.pk])
     assert url not in content
-    response = client.post(url, {"seed": 0, "image_size": 224, "fit": "auto"}, follow=True)
+    response = client.post(url, CHOSEN, follow=True)
     assert "is already being prepared" in text(response)
     answer = client.post(reverse("api:dataset-prepare", args=[dataset.pk]))
     assert answer.status_code == 409
@@ -212,7 +218,7 @@ def test_the_page_of_a_preparation_polls_its_fragment_while_it_goes_on(page, sta
 @pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled"])
 def test_the_page_of_a_preparation_that_ended_does_not_poll(page, state):
     url = PreparationFactory(state=state).get_absolute_url()
-    assert "hx-get" not in text(page(url)) + text(page(url, headers=HTMX))
+    assert 'hx-trigger="every' not in text(page(url)) + text(page(url, headers=HTMX))
 
 
 def test_a_finished_preparation_proves_that_no_patient_is_shared_and_leads_to_the_training(page):
@@ -230,8 +236,73 @@ def test_a_failed_preparation_says_what_to_do(page):
     assert "patients shared" not in content
 
 
-def test_the_overview_asks_the_database_at_most_twice_for_each_dataset(page, django_assert_max_num_queries):
-    for _ in range(10):
-        PreparationFactory()
-    with django_assert_max_num_queries(10 + 2 * 10):
-        page(LIST)
+def queries(page, url):
+    with CaptureQueriesContext(connection) as captured:
+        assert page(url).status_code == 200
+    return len(captured)
+
+
+def test_the_overview_asks_the_database_as_often_for_many_datasets_as_for_one(page):
+    PreparationFactory()
+    page(LIST)
+    once = queries(page, LIST), queries(page, reverse("api:dataset-list"))
+    for _ in range(8):
+        dataset = PreparationFactory().dataset
+        PreparationFactory(dataset=dataset)
+    assert (queries(page, LIST), queries(page, reverse("api:dataset-list"))) == once
+
+
+# -- What was found, what stands in the way
+
+
+def test_a_dataset_with_a_question_says_so_and_leads_to_the_answer(page):
+    question = {"code": "x", "text": "One level or two?", "suggested": "one", "options": []}
+    dataset = DatasetFactory(question=question)
+    content = text(page(dataset.get_absolute_url()))
+    assert "One level or two?" in content
+    assert f"{reverse('datasets:dataset-choices', args=[dataset.pk])}#question" in content
+
+
+def test_a_dataset_with_a_question_is_not_prepared_before_it_is_answered(page, client):
+    dataset = DatasetFactory(question={"code": "x", "text": "?", "suggested": "one", "options": []})
+    response = client.post(reverse("datasets:preparation-start", args=[dataset.pk]), CHOSEN, follow=True)
+    assert "can be read in more than one way" in text(response)
+    assert not Preparation.objects.exists()
+
+
+def test_a_dataset_whose_images_are_missing_says_how_many_and_asks(page):
+    dataset = DatasetFactory(missing_count=30, images_count=40, state="offline")
+    content = text(page(dataset.get_absolute_url()))
+    assert "30 of 40 known images are not there any more" in content
+    assert reverse("datasets:missing-accept", args=[dataset.pk]) in content
+
+
+def test_who_may_not_choose_gets_no_button_for_it(client, bob):
+    dataset = DatasetFactory(missing_count=3, question={"code": "x", "text": "?", "suggested": "one", "options": []})
+    client.force_login(bob)
+    content = text(client.get(dataset.get_absolute_url()))
+    assert "A data scientist answers the question" in content
+    assert reverse("datasets:missing-accept", args=[dataset.pk]) not in content
+    assert reverse("datasets:dataset-choices", args=[dataset.pk]) not in content
+
+
+def test_unreadable_files_are_listed_a_page_at_a_time(page):
+    dataset = DatasetFactory(unreadable_count=130, problems_count=130)
+    FileProblem.objects.bulk_create(
+        FileProblem(dataset=dataset, path=f"NORMAL/{number:03}.png", code="empty", reason="The file is empty.")
+        for number in range(130)
+    )
+    url = reverse("datasets:problem-list", args=[dataset.pk])
+    assert url in text(page(dataset.get_absolute_url()))
+    first, second = text(page(url)), text(page(url, data={"page": 2}))
+    assert "NORMAL/099.png" in first and "NORMAL/100.png" not in first
+    assert "NORMAL/129.png" in second and "Page 2 of 2" in second
+    for hostile in ("0", "-1", "x", "9" * 30, ""):
+        assert page(url, data={"page": hostile}).status_code == 200
+
+
+def test_the_choices_of_the_team_are_told_on_the_page_of_the_dataset(page):
+    dataset = DatasetFactory(class_choices={"VIRUS": "PNEUMONIA", "OTHER": ""}, ordinal=True)
+    content = text(page(dataset.get_absolute_url()))
+    assert "VIRUS is used as PNEUMONIA" in content and "OTHER is left out" in content
+    assert "grades that follow each other" in content

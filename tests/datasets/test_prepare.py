@@ -1,21 +1,31 @@
 """Preparing a dataset: whole patients go to one side, the split can be repeated, and names never leave the files."""
 
+import contextlib
 import itertools
 import json
 import os
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from django.apps import apps
 from django.core.management import CommandError, call_command
 
-from datasets import splitting
+from datasets import decoding, preparing, splitting
 from datasets.cache import open_cache
-from datasets.models import Dataset, DatasetImage, Preparation
+from datasets.models import Dataset, DatasetImage, Preparation, Scan
 from datasets.tasks import run_preparation
 from tests.datasets.files import dicom, encode, gradient, save
-from tests.datasets.test_scan import scan
+from tests.datasets.test_scan import noise, scan
+from tests.journey.instance import ROOT, Instance
 from xrayplatform.audit import AuditEntry
 from xrayplatform.jobs import JobError
 from xrayplatform.system import NotEnoughDisk
@@ -34,7 +44,7 @@ def fill(folder, count=12, name="{}.png", **shape):
     """`count` different pictures in each of two classes."""
     for offset, label in enumerate(("NORMAL", "PNEUMONIA")):
         for number in range(count):
-            picture = gradient(seed=1000 * offset + number, **shape)
+            picture = noise(1000 * offset + number, **shape)
             save(folder / label / name.format(number), encode(picture, "PNG"))
 
 
@@ -53,8 +63,30 @@ def prepare_again(by=None, **options):
 def failure(job):
     assert job.state == "failed"
     assert not job.manifest.exists()
-    assert [path.name for path in job.cache_folder.parent.glob("*")] == []
+    assert not [path.name for path in job.cache_root().glob("*") if path.suffix != ".part"]
     return f"{job.error} {job.hint}"
+
+
+def spy_on_decoding(monkeypatch):
+    """The names of the files that are decoded for a preparation from now on."""
+    decoded = []
+    real = decoding.Decoders.run
+
+    def run(self, requests):
+        def noted():
+            for key, request in requests:
+                if request["op"] == "prepare":
+                    decoded.append(Path(request["path"]).name)
+                yield key, request
+
+        return real(self, noted())
+
+    monkeypatch.setattr(decoding.Decoders, "run", run)
+    return decoded
+
+
+def pixel_folders():
+    return sorted(path.name for path in Preparation.cache_root().glob("pixels-*"))
 
 
 def test_every_image_is_in_exactly_one_split_and_each_split_has_every_class(folder):
@@ -233,9 +265,10 @@ def test_unreadable_and_excluded_images_are_counted_as_left_out(folder):
     fill(folder)
     save(folder / "NORMAL" / "text.png", b"this is only text")
     scan()
-    DatasetImage.objects.filter(path="NORMAL/0.png").update(excluded=True)
+    DatasetImage.objects.get(path="NORMAL/0.png").decide("by-hand", "exclude", "a lateral view", by=None)
     job = prepare_again()
     assert (job.excluded, job.manifest.count()) == (2, 23)
+    assert job.left_out == {"unreadable": 1, "excluded": 1}
 
 
 def test_a_dataset_with_one_class_is_refused(folder):
@@ -275,26 +308,56 @@ def test_not_enough_disk_is_refused_before_anything_is_written(folder, monkeypat
         asked.append(count)
         raise NotEnoughDisk("Not enough free disk: this needs 3 GB.")
 
-    monkeypatch.setattr("datasets.tasks.require_disk", refuse)
+    monkeypatch.setattr("datasets.preparing.require_disk", refuse)
     assert "Not enough free disk" in failure(prepare())
     assert asked[0] >= 24 * SIZE * SIZE
 
 
-def test_a_disk_that_fills_up_on_the_way_is_told_and_leaves_no_cache(folder, monkeypatch):
+@contextlib.contextmanager
+def files_limited_to(bytes_):
+    """The decoding processes cannot write beyond that many bytes of a file, as on a disk that is full."""
+    decoding.shared().close()
+    real = decoding.Decoders._start
+
+    def start(self):
+        child = real(self)
+        resource.prlimit(child.process.pid, resource.RLIMIT_FSIZE, (bytes_, bytes_))
+        return child
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding.Decoders, "_start", start)
+        yield
+    decoding.shared().close()
+
+
+def test_a_disk_that_fills_up_on_the_way_is_told_and_the_next_attempt_goes_on(folder, monkeypatch):
     fill(folder)
+    scan()
+    with files_limited_to(128 + 10 * SIZE * SIZE + SIZE):
+        told = failure(prepare_again())
+    assert told == (
+        "The decoded images could not be written: File too large Check the disk, then prepare again with the same "
+        "choices: it goes on where it stopped."
+    )
+    decoded = spy_on_decoding(monkeypatch)
+    job = prepare_again()
+    assert job.state == "succeeded"
+    assert 14 <= len(decoded) < 24, "the first ten rows fitted, but for those under way when it ended"
 
-    def full(folder, *args, **options):
-        raise OSError(28, "No space left on device", str(folder / "images.npy"))
 
-    monkeypatch.setattr("datasets.tasks.write_cache", full)
-    told = failure(prepare())
-    assert told == "The decoded images could not be written: No space left on device Check the disk, then try again."
+def test_a_folder_that_cannot_be_written_is_told_without_its_path(folder, settings):
+    fill(folder)
+    scan()
+    Preparation.cache_root().parent.mkdir(exist_ok=True)
+    Preparation.cache_root().write_text("somebody put a file here")
+    job = prepare_again()
+    assert (job.state, job.error) == ("failed", "The decoded images could not be written: Not a directory")
 
 
 def test_a_file_that_changed_since_the_scan_stops_the_preparation(folder):
     fill(folder)
     scan()
-    save(folder / "NORMAL" / "3.png", encode(gradient(30, 30, seed=555), "PNG"))
+    save(folder / "NORMAL" / "3.png", encode(noise(555), "PNG"))
     assert "NORMAL/3.png has other pixels than at the scan. Scan again" in failure(prepare_again())
 
 
@@ -305,8 +368,9 @@ def test_scanning_again_helps_even_when_the_changed_file_kept_its_size_and_time(
     scan()
     file = folder / "NORMAL/3.png"
     data, before = file.read_bytes(), file.stat()
-    other = encode(gradient(seed=555), "PNG")
-    save(file, bytes(len(data)) if damaged else other.ljust(len(data), b"\0")[: len(data)])
+    other = encode(gradient(8, 8, seed=555), "PNG").ljust(len(data), b"\0")
+    assert len(other) == len(data)
+    save(file, bytes(len(data)) if damaged else other)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert "Scan again" in failure(prepare_again())
     assert prepare().state == "succeeded"
@@ -348,36 +412,442 @@ def test_of_two_clicks_at_once_the_second_is_told_so_too(folder, monkeypatch):
     assert Preparation.objects.count() == 1
 
 
-def test_a_cancelled_preparation_leaves_no_cache_and_the_last_one_in_use(folder, monkeypatch, alice):
-    fill(folder)
-    ready = prepare()
-    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
-    job = Preparation.create(Dataset.objects.get(), alice, image_size=SIZE)
+def cancel_when(message, by, **options):
+    """A preparation that is cancelled at its first report with these words."""
+    job = Preparation.create(Dataset.objects.get(), by, image_size=SIZE, **options)
 
-    def cancel(job):
-        if "decoded" in job.message:
-            Preparation.objects.get(pk=job.pk).request_cancel(alice)
+    def listener(job):
+        if message in job.message:
+            Preparation.objects.get(pk=job.pk).request_cancel(by)
 
-    job.listener = cancel
+    job.listener = listener
     run_preparation(job, 1)
     job.refresh_from_db()
     assert job.state == "cancelled"
-    assert not job.manifest.exists()
-    assert list(job.cache_folder.parent.iterdir()) == [ready.cache_folder]
+    return job
+
+
+def test_a_cancelled_preparation_leaves_the_last_one_in_use_and_what_it_decoded_for_the_next(
+    folder, monkeypatch, alice
+):
+    fill(folder)
+    ready = prepare()
+    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
+    save(folder / "NORMAL/new.png", encode(noise(900), "PNG"))
+    scan()
+    job = cancel_when("decoded", alice, fit="stretch")
+    assert not job.manifest.exists() and not job.cache_folder.exists()
     assert Dataset.objects.get().preparation == ready
+    (unfinished,) = Preparation.cache_root().glob("*.part")
+    decoded = spy_on_decoding(monkeypatch)
+    again = prepare_again(fit="stretch")
+    assert again.state == "succeeded"
+    assert len(decoded) < 25
+    assert not unfinished.exists()
 
 
-def test_a_preparation_that_fails_at_the_very_end_leaves_no_cache(folder, monkeypatch):
+def test_a_preparation_that_fails_at_the_very_end_keeps_its_pixels_for_the_next(folder, monkeypatch):
     fill(folder)
 
     def broken(*args):
         raise RuntimeError("the database went away")
 
-    monkeypatch.setattr(splitting, "shared_groups", broken)
+    real = preparing._proof
+    monkeypatch.setattr(preparing, "_proof", broken)
     with pytest.raises(RuntimeError, match="went away"):
         prepare()
     job = Preparation.objects.get()
-    assert failure(job).startswith("The job stopped on an unexpected error.")
+    assert (job.state, job.error) == ("failed", "The job stopped on an unexpected error.")
+    assert not job.manifest.exists() and not job.cache_folder.exists()
+    monkeypatch.setattr(preparing, "_proof", real)
+    decoded = spy_on_decoding(monkeypatch)
+    assert prepare_again().state == "succeeded"
+    assert decoded == []
+
+
+# -- Only what is needed is decoded
+
+
+def test_when_nothing_changed_the_same_pixels_are_used_again(folder, monkeypatch):
+    fill(folder)
+    first = prepare()
+    decoded = spy_on_decoding(monkeypatch)
+    again = prepare_again()
+    assert decoded == []
+    assert (again.pixels, again.cache_digest) == (first.pixels, first.cache_digest)
+    assert pixel_folders() == [first.pixels]
+    assert np.array_equal(open_cache(again.cache_folder).images, open_cache(first.cache_folder).images)
+
+
+@pytest.mark.parametrize("options", [{"seed": 9}, {"test_share": 0.2}, {"source_splits": "ignore"}, {"fit": "pad"}])
+def test_choices_that_do_not_touch_the_pixels_use_the_same_ones(folder, monkeypatch, options):
+    fill(folder, 20)
+    first = prepare()
+    decoded = spy_on_decoding(monkeypatch)
+    other = prepare_again(**options)
+    assert (decoded, other.pixels) == ([], first.pixels)
+    assert other.is_ready and first.is_ready
+
+
+def test_another_shape_or_size_has_pixels_of_its_own(folder, monkeypatch):
+    fill(folder)
+    first = prepare()
+    decoded = spy_on_decoding(monkeypatch)
+    stretched = prepare_again(fit="stretch")
+    assert len(decoded) == 24
+    assert stretched.pixels != first.pixels
+    assert not np.array_equal(open_cache(stretched.cache_folder).images, open_cache(first.cache_folder).images)
+
+
+def test_after_images_were_added_renamed_or_removed_only_new_ones_are_decoded(folder, monkeypatch):
+    fill(folder)
+    first = prepare()
+    save(folder / "NORMAL/00.png", encode(noise(900), "PNG"))
+    save(folder / "PNEUMONIA/zz.png", encode(noise(901), "PNG"))
+    (folder / "NORMAL/5.png").rename(folder / "NORMAL/99.png")
+    (folder / "NORMAL/6.png").unlink()
+    decoded = spy_on_decoding(monkeypatch)
+    job = prepare()
+    assert sorted(decoded) == ["00.png", "zz.png"]
+    old, new = ({row.digest: row.row for row in one.manifest.all()} for one in (first, job))
+    before, after = open_cache(first.cache_folder).images, open_cache(job.cache_folder).images
+    common = old.keys() & new.keys()
+    assert len(common) == 23
+    assert all(np.array_equal(before[old[digest]], after[new[digest]]) for digest in common)
+
+
+def test_a_row_that_rotted_on_the_disk_is_not_taken_over(folder, monkeypatch):
+    fill(folder)
+    first = prepare()
+    rotten = first.manifest.get(path="NORMAL/3.png").row
+    images = np.load(Preparation.cache_root() / first.pixels / "images.npy", mmap_mode="r+")
+    images[rotten, 5, 5] ^= 1
+    images.flush()
+    save(folder / "NORMAL/new.png", encode(noise(900), "PNG"))
+    decoded = spy_on_decoding(monkeypatch)
+    assert prepare().state == "succeeded"
+    assert sorted(decoded) == ["3.png", "new.png"]
+
+
+@pytest.mark.parametrize("left", ["hashes.npy", "images.npy"])
+def test_what_a_removal_left_behind_when_it_was_interrupted_is_no_finished_cache(folder, left):
+    fill(folder)
+    first = prepare()
+    pixels = Preparation.cache_root() / first.pixels
+    for file in pixels.iterdir():
+        if file.name != left:
+            file.unlink()
+    again = prepare_again()
+    assert again.state == "succeeded"
+    assert open_cache(again.cache_folder).images.shape == (24, SIZE, SIZE)
+
+
+def complete_rows(models):
+    """Numbers of the rows that an unfinished preparation has written."""
+    found = list((models / "cache").glob("pixels-*.part/hashes.npy"))
+    try:
+        return np.flatnonzero(np.load(found[0], mmap_mode="r").any(axis=1)) if found else np.zeros(0, int)
+    except (OSError, ValueError):
+        return np.zeros(0, int)
+
+
+def query(instance, sql, *parameters):
+    with contextlib.closing(sqlite3.connect(instance.folder / "db.sqlite3")) as connection, connection:
+        return connection.execute(sql, parameters).fetchall()
+
+
+@pytest.mark.slow
+def test_a_killed_preparation_goes_on_where_it_was_and_gives_what_an_undisturbed_one_gives(tmp_path):
+    whole = Instance(tmp_path / "whole")
+    killed = Instance(tmp_path / "killed", dataset_root=whole.datasets)
+    folder = whole.datasets / "CHEST" / "lungs"
+    fill(folder, 60, height=900, width=900)
+    whole.set_up()
+    whole.command("scan_dataset")
+    shutil.copy(whole.folder / "db.sqlite3", killed.folder)
+    undisturbed = whole.command("prepare_dataset", "CHEST/lungs", "--image-size", SIZE)
+
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "manage.py", "prepare_dataset", "CHEST/lungs", "--image-size", str(SIZE)],
+        env=killed.environment, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while len(complete_rows(killed.models)) < 10 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = complete_rows(killed.models).tolist()
+    assert 10 <= len(done) < 120
+
+    paths = dict(query(whole, "SELECT row, path FROM datasets_preparedimage"))
+    for row in done:
+        (folder / paths[row]).unlink()  # whoever decodes these again fails
+    query(killed, "UPDATE datasets_preparation SET lease_until = '2000-01-01 00:00:00'")
+    resumed = killed.command("prepare_dataset", "CHEST/lungs", "--image-size", SIZE)
+
+    assert (resumed["split_digest"], resumed["shared_patients"]) == (undisturbed["split_digest"], 0)
+    caches = [instance.models / "cache" for instance in (whole, killed)]
+    pixels = [next(cache.glob("pixels-*/images.npy")).read_bytes() for cache in caches]
+    assert pixels[0] == pixels[1]
+    states = query(killed, "SELECT state, cache_digest FROM datasets_preparation ORDER BY id")
+    (digest,) = query(whole, "SELECT cache_digest FROM datasets_preparation")[0]
+    assert states == [("failed", ""), ("succeeded", digest)]
+
+
+# -- Choices
+
+
+def test_the_shares_are_those_that_were_asked_for(folder):
+    fill(folder, 40)
+    job = prepare(validation_share=0.25, test_share=0.2)
+    assert [job.split_total(split) for split in splitting.SPLITS] == pytest.approx([44, 20, 16], abs=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"test_share": 0.5}, "The test share must be from 0.05 to 0.4, not 0.5."),
+        ({"validation_share": 0.0}, "The validation share must be from 0.05 to 0.4, not 0.0."),
+        ({"seed": -1}, "The seed must be from 0 to"),
+    ],
+)
+def test_shares_and_seeds_out_of_bounds_are_refused_at_once(folder, options, told):
+    fill(folder)
+    scan()
+    with pytest.raises(JobError, match=told):
+        Preparation.create(Dataset.objects.get(), None, **options)
+    assert not Preparation.objects.exists()
+
+
+def test_the_division_of_the_folders_can_be_ignored(settings):
+    seeds = itertools.count()
+    for split, count in (("train", 12), ("val", 12), ("test", 12)):
+        for label in ("broken", "whole"):
+            for number in range(count):
+                path = settings.DATASET_ROOT / "bones" / split / label / f"{number}.png"
+                save(path, encode(noise(next(seeds)), "PNG"))
+    kept, anew = prepare(), prepare_again(source_splits="ignore")
+    assert kept.split_total("train") == 24
+    assert anew.split_total("train") == pytest.approx(50, abs=2)
+
+
+def test_the_teams_own_pattern_tells_the_patients(folder):
+    for patient in range(10):
+        for view in range(3):
+            for offset, label in enumerate(("NORMAL", "PNEUMONIA")):
+                name = f"{view}x{patient + 50 * offset}q.png"
+                save(folder / label / name, encode(noise(100 * offset + 10 * patient + view), "PNG"))
+    scan()
+    Dataset.objects.get().choose_pattern(r"x(?P<patient>\d+)q", by=None)
+    job = prepare_again()
+    assert (job.group_key, job.pattern) == ("file-name", r"x(?P<patient>\d+)q")
+    sides = {}
+    for row in job.manifest.all():
+        sides.setdefault(row.path.split("x")[1], set()).add(row.split)
+    assert len(sides) == 20
+    assert all(len(splits) == 1 for splits in sides.values())
+
+
+def test_classes_are_renamed_merged_and_dropped_as_the_team_chose(settings):
+    seeds = itertools.count()
+    for grade in range(5):
+        for number in range(12):
+            path = settings.DATASET_ROOT / "knee" / str(grade) / f"{number}.png"
+            save(path, encode(noise(next(seeds)), "PNG"))
+    scan()
+    choices = {"0": "none", "1": "", "2": "some", "3": "some", "4": "much"}
+    Dataset.objects.get().choose_classes(choices, by=None)
+    job = prepare_again()
+    assert (job.state, job.classes) == ("succeeded", ["none", "some", "much"])
+    assert job.class_choices == choices
+    assert job.left_out == {"dropped-class": 12}
+    assert sum(job.counts[split].get("some", 0) for split in splitting.SPLITS) == 24
+    data = open_cache(job.cache_folder)
+    assert [data.classes[label] for label in data.labels] == [row.class_name for row in job.manifest.all()]
+
+
+def test_a_choice_between_the_click_and_the_start_is_used_and_recorded(folder):
+    """The job may wait for a worker; what it used must be what it says it used."""
+    fill(folder)
+    scan()
+    job = Preparation.create(Dataset.objects.get(), None, image_size=SIZE)
+    Dataset.objects.get().choose_classes({"NORMAL": "healthy"}, by=None)
+    run_preparation(Preparation.objects.get(pk=job.pk), 1)
+    job.refresh_from_db()
+    assert job.classes == ["healthy", "PNEUMONIA"]
+    assert job.class_choices == {"NORMAL": "healthy"}
+
+
+def test_one_picture_in_two_merged_classes_is_no_conflict(settings):
+    seeds = itertools.count()
+    for grade in range(3):
+        for number in range(12):
+            path = settings.DATASET_ROOT / "knee" / str(grade) / f"{number}.png"
+            save(path, encode(noise(next(seeds)), "PNG"))
+    for grade in (1, 2):
+        save(settings.DATASET_ROOT / "knee" / str(grade) / "same.png", encode(noise(999), "PNG"))
+    assert prepare().left_out == {"label-conflict": 2}
+    Dataset.objects.get().choose_classes({"1": "some", "2": "some"}, by=None)
+    merged = prepare_again()
+    assert (merged.left_out, merged.manifest.count()) == ({}, 38)
+    assert len(set(merged.manifest.filter(path__contains="same").values_list("split", flat=True))) == 1
+
+
+def test_excluding_one_copy_settles_a_conflict(folder):
+    fill(folder)
+    for label in ("NORMAL", "PNEUMONIA"):
+        save(folder / label / "same.png", encode(noise(777), "PNG"))
+    scan()
+    copy = DatasetImage.objects.get(path="NORMAL/same.png")
+    copy.decide("label-conflict", "exclude", "The report says pneumonia.", by=None)
+    job = prepare_again()
+    assert job.left_out == {"excluded": 1}
+    assert job.manifest.filter(path="PNEUMONIA/same.png").exists()
+
+
+def test_an_image_that_was_kept_in_spite_of_a_finding_is_used(folder):
+    fill(folder)
+    scan()
+    DatasetImage.objects.get(path="NORMAL/1.png").decide("blurred", "keep", "sharp enough", by=None)
+    assert prepare_again().manifest.filter(path="NORMAL/1.png").exists()
+
+
+def test_an_exclusion_holds_for_the_pixels_that_were_judged(folder):
+    fill(folder)
+    scan()
+    image = DatasetImage.objects.get(path="NORMAL/1.png")
+    image.decide("by-hand", "exclude", "a lateral view", by=None)
+    assert not prepare_again().manifest.filter(path="NORMAL/1.png").exists()
+    save(folder / "NORMAL/1.png", encode(noise(888), "PNG"))
+    job = prepare()
+    assert job.manifest.filter(path="NORMAL/1.png").exists()
+    assert job.left_out == {}
+
+
+def test_an_exclusion_that_was_taken_back_is_over(folder):
+    fill(folder)
+    scan()
+    image = DatasetImage.objects.get(path="NORMAL/1.png")
+    image.decide("by-hand", "exclude", "a lateral view", by=None)
+    image.withdraw("by-hand", by=None)
+    assert prepare_again().manifest.count() == 24
+
+
+def test_whatever_is_left_out_is_counted_by_its_reason(settings):
+    folder = settings.DATASET_ROOT / "knee"
+    seeds = itertools.count()
+    for grade in ("a", "b", "c"):
+        for number in range(12):
+            save(folder / grade / f"{number}.png", encode(noise(next(seeds)), "PNG"))
+    save(folder / "a/text.png", b"this is only text")
+    for grade in ("a", "b"):
+        save(folder / grade / "same.png", encode(noise(999), "PNG"))
+    scan()
+    Dataset.objects.get().choose_classes({"c": ""}, by=None)
+    for number in (1, 2):
+        DatasetImage.objects.get(path=f"a/{number}.png").decide("by-hand", "exclude", "lateral", by=None)
+    job = prepare_again()
+    assert job.left_out == {"unreadable": 1, "excluded": 2, "label-conflict": 2, "dropped-class": 12}
+    assert (job.excluded, job.manifest.count()) == (17, 22)
+
+
+# -- Leaks
+
+
+def test_turned_copies_of_one_picture_are_on_the_same_side(folder):
+    fill(folder, 14, height=64, width=64)
+    for offset, label in enumerate(("NORMAL", "PNEUMONIA")):
+        for number in range(14):
+            turned = np.rot90(noise(1000 * offset + number, height=64, width=64), 1 + number % 3)
+            save(folder / label / f"copy{chr(97 + number)}.png", encode(np.ascontiguousarray(turned), "PNG"))
+    job = prepare()
+    assert job.group_key == "near-duplicate"
+    split = dict(job.manifest.values_list("path", "split"))
+    for label in ("NORMAL", "PNEUMONIA"):
+        for number in range(14):
+            assert split[f"{label}/{number}.png"] == split[f"{label}/copy{chr(97 + number)}.png"]
+
+
+def test_patients_who_share_a_picture_are_on_the_same_side(folder):
+    """The same film filed under two numbers: were they apart, the test would know it from the training."""
+    for patient in range(24):
+        label = "NORMAL" if patient < 12 else "PNEUMONIA"
+        for view in range(2):
+            seed = 500 if view and patient in (3, 4) else 10 * patient + view
+            save(folder / label / f"patient{patient}_{view}.png", encode(noise(seed), "PNG"))
+    job = prepare()
+    assert (job.state, job.shared_patients) == ("succeeded", 0)
+    split = dict(job.manifest.values_list("path", "split"))
+    assert len({split[f"NORMAL/patient{patient}_{view}.png"] for patient in (3, 4) for view in (0, 1)}) == 1
+
+
+def test_the_proof_is_counted_in_what_was_stored(folder):
+    fill(folder, 20)
+    job = prepare()
+    rows = list(job.manifest.values_list("group", "split"))
+    assert job.group_counts == {split: len({g for g, s in rows if s == split}) for split in splitting.SPLITS}
+    assert job.shared_patients == sum(len({s for g, s in rows if g == group}) > 1 for group, _ in set(rows)) == 0
+    assert job.dataset_digest == Dataset.objects.get().digest
+
+
+@pytest.mark.parametrize("told", ["Images of one patient", "Pictures with equal pixels"])
+def test_a_split_that_leaks_ends_the_preparation_whatever_made_it(folder, monkeypatch, told):
+    for patient in range(24):
+        label = "NORMAL" if patient < 12 else "PNEUMONIA"
+        for view in range(2):
+            seed = 3 if patient == 3 else 10 * patient + view
+            save(folder / label / f"patient{patient}_{view}.png", encode(noise(seed), "PNG"))
+    real_keys, real_split = splitting.group_keys, splitting.split
+
+    def keys_of_each_image(rows, pattern):
+        found = real_keys(rows, pattern)
+        apart = [f"image {number}" for number in range(len(rows))]
+        return type(found)(apart, found.name, found.description, found.warnings)
+
+    def leak(labels, keys, *args, **options):
+        result = real_split(labels, keys, *args, **options)
+        splits = [splitting.SPLITS[number % 3] for number in range(len(labels))]
+        return type(result)(splits, result.warnings, result.moved, result.shares, result.deviation)
+
+    if told.startswith("Pictures"):
+        monkeypatch.setattr(splitting, "group_keys", keys_of_each_image)
+    monkeypatch.setattr(splitting, "split", leak)
+    job = prepare()
+    assert (job.state, job.error) == ("failed", f"{told} would be in two splits.")
+    assert not job.manifest.exists() and not job.cache_folder.exists()
+
+
+def test_a_scan_that_comes_between_is_noticed(folder, monkeypatch):
+    """A plan that is half from before and half from after it would prove nothing."""
+    fill(folder)
+    scan()
+    real = splitting.group_keys
+
+    def scan_first(*args):
+        Dataset.objects.update(digest="")
+        return real(*args)
+
+    monkeypatch.setattr(splitting, "group_keys", scan_first)
+    assert "A scan changed the dataset while the splits were chosen" in failure(prepare_again())
+
+
+def test_while_a_scan_is_under_way_nothing_is_prepared(folder):
+    fill(folder)
+    scan()
+    Scan.create(None)
+    with pytest.raises(JobError, match="is still being scanned"):
+        Preparation.create(Dataset.objects.get(), None)
+
+
+def test_the_split_does_not_depend_on_the_language_of_the_database(folder):
+    """Rows are in the order of the bytes of their paths, whatever a server sorts first."""
+    names = ["ä", "Z", "z", "ñ", "р", "胸", "_", "Ö", "o", "A1", "a 1", "é"]
+    for offset, label in enumerate(("NORMAL", "öl")):
+        for number, name in enumerate(names):
+            save(folder / label / f"{name}.png", encode(noise(100 * offset + number), "PNG"))
+    job = prepare()
+    paths = list(job.manifest.values_list("path", flat=True))
+    assert paths == sorted(paths, key=str.encode)
 
 
 def test_the_cache_says_whether_the_classes_are_grades(settings):
@@ -403,7 +873,10 @@ def test_the_start_and_the_end_are_in_the_audit_log(folder, alice):
     job = prepare(alice, seed=5)
     start = AuditEntry.objects.get(action="dataset.prepare")
     assert (start.actor, start.after["seed"]) == (alice, 5)
-    assert AuditEntry.objects.get(action="preparation.succeeded").after == {"split": job.split_digest}
+    assert AuditEntry.objects.get(action="preparation.succeeded").after == {
+        "split": job.split_digest,
+        "shared_patients": 0,
+    }
 
 
 def test_the_command_prints_one_json_object(folder):

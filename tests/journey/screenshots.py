@@ -16,11 +16,24 @@ from tests.journey.instance import PASSWORD, Instance
 
 DATASET = "CHEST/synthetic_chest_pneumonia"
 CONDITION = "chest-synthetic-pneumonia"
-README = {"datasets": "/datasets/", "train": "/training/new/", "run": "/training/runs/1/", "version": "/models/1/"}
+README = {
+    "datasets": "/datasets/",
+    "quality": "/datasets/2/quality/",
+    "train": "/training/new/",
+    "run": "/training/runs/1/",
+    "version": "/models/1/",
+}
 EVERY = README | {
     "login": "/login/",
     "dashboard": "/",
     "dataset": "/datasets/2/",
+    "choices": "/datasets/2/choices/",
+    "images": "/datasets/2/images/",
+    "image": "/datasets/images/1/",
+    "compare": "/datasets/2/compare/",
+    "upload": "/datasets/2/upload/",
+    "new-dataset": "/datasets/upload/",
+    "storage": "/datasets/storage/",
     "preparation": "/datasets/preparations/1/",
     "runs": "/training/",
     "versions": "/models/",

@@ -1,8 +1,10 @@
 """A person's whole way, in a browser: from the login to the answer about a radiograph."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -108,6 +110,92 @@ def test_from_scan_to_prediction(instance: Instance, page: Any) -> None:
     page.get_by_role("button", name="Log out").first.click()
     page.wait_for_url(re.compile("/login/"))
     assert not stored_images(instance)
+
+
+def test_a_dataset_is_curated_before_it_is_prepared(instance: Instance, page: Any) -> None:
+    """A question is answered, classes are renamed, an image is left out, a zip is added, and the versions compared."""
+    instance.manage("make_samples", "--per-class", "16")
+    mixed = make_ambiguous(instance.datasets)
+    instance.add_user("alice", "clinician", "data scientist")
+    instance.start(trainer=False)
+    log_in(page, instance, "alice")
+    page.goto(f"{instance.url}/datasets/")
+    page.get_by_role("button", name=re.compile("Scan")).first.click()
+    page.get_by_role("link", name="CHEST/mixed").first.click(timeout=1 * MINUTES)
+    page.get_by_text("This folder can be read in more than one way").wait_for()
+    assert page.get_by_role("button", name="Prepare for Training").is_disabled()
+    accessible(page)
+
+    page.get_by_role("link", name="Classes and patients").click()
+    accessible(page)
+    page.get_by_role("radio").last.check()
+    page.get_by_role("button", name="Answer and scan again").click()
+    page.get_by_text("Saved. The next preparation honours it.").wait_for()
+    choices = page.url
+    page.get_by_role("link", name="Overview", exact=True).click()
+    for _ in range(60):  # until the scan that the answer started has been there
+        if page.get_by_text("31 readable").count():
+            break
+        page.wait_for_timeout(1000)
+        page.reload()
+    page.goto(choices)
+    page.get_by_role("textbox", name=re.compile("PNEUMONIA")).fill("Inflamed")
+    page.get_by_role("button", name="Save the classes").click()
+    page.get_by_text("Saved. The next preparation honours it.").wait_for()
+    page.get_by_label("Regular expression").fill("(")
+    page.locator("#pattern-preview .field-error").wait_for()
+    page.get_by_label("Regular expression").fill(r"(\d+)$")
+    page.get_by_text("file names name a patient").wait_for()
+
+    page.get_by_role("link", name="Quality", exact=True).click()
+    accessible(page)
+    page.get_by_role("link", name="Images", exact=True).click()
+    accessible(page)
+    page.locator(".gallery a").first.click()
+    page.get_by_text("How one becomes the other").wait_for()
+    accessible(page)
+    page.locator("form.decide", has=page.locator("[name=code][value=by-hand]")).get_by_label("Reason").fill("Tilted")
+    page.get_by_role("button", name="Leave out").last.click()
+    page.get_by_text("Left out").first.wait_for()
+
+    page.get_by_role("link", name="Overview", exact=True).click()
+    page.get_by_role("button", name="Prepare for Training").click()
+    page.get_by_text("0 patients shared").wait_for(timeout=1 * MINUTES)
+    assert page.get_by_text("1 left out by hand").is_visible()
+    assert page.get_by_role("columnheader", name="Inflamed").is_visible()
+    page.locator(".variants img").first.wait_for()
+    accessible(page)
+
+    page.get_by_role("link", name="CHEST/mixed").first.click()
+    page.get_by_role("link", name="Upload", exact=True).click()
+    accessible(page)
+    page.locator("input[type=file]").set_input_files(mixed.parent / "more.zip")
+    page.get_by_role("button", name="Upload").last.click()
+    page.get_by_text("Finished", exact=True).first.wait_for(timeout=1 * MINUTES)
+    accessible(page)
+    page.goto(f"{instance.url}/datasets/")
+    page.get_by_role("link", name="CHEST/mixed").first.click()
+    page.get_by_role("link", name="Versions", exact=True).click()
+    page.get_by_role("heading", name="Added").wait_for()
+    accessible(page)
+    for path in ("/datasets/storage/", "/datasets/upload/"):
+        page.goto(instance.url + path)
+        accessible(page)
+
+
+def make_ambiguous(root: Path) -> Path:
+    """Class folders beside train and test folders, and beside all of it a zip with one more image."""
+    source, target = root / "CHEST/synthetic_chest_pneumonia", root / "CHEST/mixed"
+    shutil.move(source, target)
+    for label in ("NORMAL", "PNEUMONIA"):
+        (target / label).mkdir()
+        for path in sorted((target / "train" / label).iterdir())[:4]:
+            path.rename(target / label / path.name)
+    extra = sorted((target / "test/NORMAL").iterdir())[0]
+    with ZipFile(root / "CHEST/more.zip", "w") as archive:
+        archive.write(extra, "NORMAL/an_extra_one.png")
+    extra.unlink()
+    return target
 
 
 def stored_images(instance: Instance) -> list[Path]:

@@ -23,7 +23,8 @@ USERS = [NO_ROLE, *ROLES]
 SCIENTIST = ["data scientist"]
 PRUNERS = ["data scientist", "administrator"]
 SYSTEM = ["data scientist", "model manager", "administrator", "auditor"]
-PREPARE = {"seed": 0, "image_size": 128, "fit": "auto"}
+PREPARE = {"seed": 0, "image_size": 128, "fit": "auto", "source_splits": "honour"}
+PREPARE |= {"validation_share": 0.15, "test_share": 0.15}
 RUN = {"dataset": "{dataset}", "architecture": "Custom_CNN", "configuration": "quick"}
 TEAM_OBJECTS = {"condition", "dataset", "image", "finding", "preparation", "upload", "run", "version", "prediction"}
 
@@ -124,7 +125,8 @@ API = [
     Row("GET", "api:preparation-list", ROLES),
     Row("GET", "api:preparation-detail", ROLES, 200, "preparation"),
     Row("POST", "api:preparation-cancel", SCIENTIST, 200, "preparation"),
-    Row("POST", "api:preparation-remove-pixels", PRUNERS, 200, "preparation"),
+    # 409: let in, but a run of this preparation is waiting.
+    Row("POST", "api:preparation-remove-pixels", PRUNERS, 409, "preparation"),
     Row("GET", "api:upload-list", ROLES),
     Row("POST", "api:upload-list", SCIENTIST, 400),
     Row("GET", "api:upload-detail", ROLES, 200, "upload"),

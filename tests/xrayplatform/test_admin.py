@@ -16,9 +16,11 @@ from xrayplatform.system import WorkerSign
 HIDDEN = {
     "admin.logentry", "auth.permission", "contenttypes.contenttype", "sessions.session", "xrayplatform.systemaccess",
     "django_q.schedule", "django_q.task", "django_q.success", "django_q.failure", "django_q.ormq",
+    "datasets.scannedfolder",
 }  # fmt: skip
 READ_ONLY = {
     "xrayplatform.auditentry", "xrayplatform.workersign", "datasets.datasetimage", "datasets.scan",
+    "datasets.fileproblem", "datasets.finding", "datasets.decision", "datasets.upload",
     "datasets.preparation", "datasets.preparedimage", "training.trainingrun", "training.epochmetric",
     "registry.modelversion", "registry.deployment", "registry.activation", "inference.prediction", "auth.group",
 }  # fmt: skip
@@ -42,6 +44,8 @@ def rows(world, alice):
     """A row of every registered table."""
     prepared = {"row": 0, "path": "NORMAL/0.png", "digest": "d", "class_name": "NORMAL", "split": "train", "group": 0}
     world.preparation.manifest.create(**prepared)
+    world.dataset.file_problems.create(path="NORMAL/x.png", code="empty", reason="The file is empty.")
+    world.image.decide("by-hand", "exclude", "test", by=alice)
     world.condition.activations.create(to_version=world.version, by=alice)
     apps.get_model("registry", "Deployment").objects.create(condition=world.condition, active=world.version)
     WorkerSign.leave("train")
@@ -166,6 +170,7 @@ def test_an_administrator_revokes_a_token(client, administrator, alice):
 def test_an_administrator_sees_and_edits_what_the_own_teams_may_see_only(rows, world, administrator, client):
     client.force_login(administrator)
     hidden = [world.dataset, world.preparation, world.run, world.version, world.prediction, world.image, world.metric]
+    hidden += [world.finding, world.upload]
     for obj in hidden:
         assert client.get(change_url(obj)).status_code == 302
     world.team.members.add(administrator)

@@ -8,7 +8,7 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from datasets.models import Scan
-from tests.factories import DatasetFactory, PreparationFactory, ScanFactory, TrainingRunFactory
+from tests.factories import DatasetFactory, PreparationFactory, ScanFactory, TrainingRunFactory, UploadFactory
 from xrayplatform import audit, jobs
 from xrayplatform.audit import AuditEntry
 from xrayplatform.jobs import JobCancelled, JobError, LeaseLost
@@ -287,6 +287,34 @@ def test_a_renewal_between_the_look_and_the_reaping_saves_the_job(claimed, monke
     monkeypatch.setattr(jobs.uuid, "uuid4", renew_first)
     assert jobs.reap() == 0
     assert fresh(claimed).state == "running"
+
+
+# -- What a job uses
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_jobs_that_wait_or_run_are_named_as_users_of_what_they_refer_to(state):
+    preparation = PreparationFactory()
+    run = TrainingRunFactory(preparation=preparation, state=state)
+    assert jobs.active_jobs_of(preparation) == [run]
+
+
+@pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled"])
+def test_jobs_that_have_ended_use_nothing(state):
+    preparation = PreparationFactory()
+    TrainingRunFactory(preparation=preparation, state=state)
+    assert jobs.active_jobs_of(preparation) == []
+
+
+def test_jobs_of_every_kind_are_found_and_those_of_other_objects_are_not():
+    dataset, other = DatasetFactory(), DatasetFactory()
+    mine = [PreparationFactory(dataset=dataset, state="running"), UploadFactory(dataset=dataset, state="queued")]
+    PreparationFactory(dataset=other, state="running")
+    assert jobs.active_jobs_of(dataset) == mine or jobs.active_jobs_of(dataset) == mine[::-1]
+
+
+def test_an_object_that_no_job_refers_to_is_in_no_use(job):
+    assert jobs.active_jobs_of(job) == []
 
 
 # -- A site without workers
