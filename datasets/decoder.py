@@ -77,13 +77,18 @@ def examine(request: dict[str, Any]) -> Answer:
     return {"error": "changing", "message": "The file changes while it is read; scan again when it is complete."}
 
 
+def _radiograph(path: Path) -> imaging.Radiograph:
+    """A file that became a link since the walk could lead anywhere: it is not followed."""
+    return imaging.read(imaging.read_bytes(path, follow=False))
+
+
 def _signature(path: Path) -> tuple[int, int]:
     status = path.lstat()
     return status.st_size, status.st_mtime_ns
 
 
 def _examined(path: Path) -> Answer:
-    found = imaging.read(path)
+    found = _radiograph(path)
     grey = found.grey
     measures = quality.measure(grey) | {"colour": round(found.colour, 5), "burned_in": float(found.burned_in)}
     return {
@@ -102,7 +107,7 @@ def prepare(request: dict[str, Any]) -> Answer:
 
     By `pwrite`, not through a memory map: a full disk is then an error of this call and not the end of the process.
     """
-    radiograph = imaging.read(Path(request["path"]))
+    radiograph = _radiograph(Path(request["path"]))
     if radiograph.digest != request["digest"]:
         return {"error": "changed", "message": "The file has other pixels than at the scan."}
     pixels = imaging.model_input(radiograph, request["size"], request["fit"]).tobytes()
@@ -128,7 +133,7 @@ def _write_row(path: str, content: bytes, request: dict[str, Any]) -> None:
 def render(request: dict[str, Any]) -> Answer:
     """Pictures for a page, as base64 PNG: "picture", the radiograph with at most `longest` pixels a side, and, where a
     `size` is asked for, "input", what a model with that input sees."""
-    radiograph = imaging.read(Path(request["path"]))
+    radiograph = _radiograph(Path(request["path"]))
     shrunk = Image.fromarray(radiograph.grey)
     shrunk.thumbnail((request["longest"], request["longest"]), Image.Resampling.BILINEAR)
     answer = {

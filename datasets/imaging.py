@@ -6,6 +6,7 @@ wrong with one ends as an `ImageError` whose text can be shown to a user.
 """
 
 import contextlib
+import errno
 import os
 import stat
 import warnings
@@ -59,19 +60,23 @@ def read(source: Path | bytes) -> Radiograph:
     return _read_picture(data)
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, *, follow: bool = True) -> bytes:
     """The content of a regular file of at most MAX_FILE_BYTES; its format is not looked at.
 
-    Raises ImageError for anything else: a folder, a device, a file that is too large or cannot be opened. A named
-    pipe is refused too, at once, because the file is opened without blocking.
+    Raises ImageError for anything else: a folder, a device, a file that is too large or cannot be opened, and a link
+    unless `follow` is set. A named pipe is refused too, at once, because the file is opened without blocking.
     """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, flags)
         try:
             return _regular_bytes(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            text = "This is a link; links are not followed. Copy the file here."
+            raise ImageError("link", text) from error
         reason = error.strerror or type(error).__name__
         raise ImageError("unreadable", f"The file cannot be opened: {reason}.") from error
 

@@ -1,4 +1,4 @@
-"""What a scan asks of a file and what it makes of the answer: a record of the radiograph, or a problem with a reason."""
+"""What a scan asks about a file and makes of the answer: a record of the radiograph, or a problem with a reason."""
 
 import os
 import time
