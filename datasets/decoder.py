@@ -77,7 +77,7 @@ def examine(request: dict[str, Any]) -> Answer:
     return {"error": "changing", "message": "The file changes while it is read; scan again when it is complete."}
 
 
-def _radiograph(path: Path) -> imaging.Radiograph:
+def _radiograph(path: Path | str) -> imaging.Radiograph:
     """A file that became a link since the walk could lead anywhere: it is not followed."""
     return imaging.read(imaging.read_bytes(path, follow=False))
 
@@ -107,7 +107,7 @@ def prepare(request: dict[str, Any]) -> Answer:
 
     By `pwrite`, not through a memory map: a full disk is then an error of this call and not the end of the process.
     """
-    radiograph = _radiograph(Path(request["path"]))
+    radiograph = _radiograph(request["path"])
     if radiograph.digest != request["digest"]:
         return {"error": "changed", "message": "The file has other pixels than at the scan."}
     pixels = imaging.model_input(radiograph, request["size"], request["fit"]).tobytes()
@@ -133,7 +133,7 @@ def _write_row(path: str, content: bytes, request: dict[str, Any]) -> None:
 def render(request: dict[str, Any]) -> Answer:
     """Pictures for a page, as base64 PNG: "picture", the radiograph with at most `longest` pixels a side, and, where a
     `size` is asked for, "input", what a model with that input sees."""
-    radiograph = _radiograph(Path(request["path"]))
+    radiograph = _radiograph(request["path"])
     shrunk = Image.fromarray(radiograph.grey)
     shrunk.thumbnail((request["longest"], request["longest"]), Image.Resampling.BILINEAR)
     answer = {

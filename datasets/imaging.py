@@ -60,7 +60,7 @@ def read(source: Path | bytes) -> Radiograph:
     return _read_picture(data)
 
 
-def read_bytes(path: Path, *, follow: bool = True) -> bytes:
+def read_bytes(path: Path | str, *, follow: bool = True) -> bytes:
     """The content of a regular file of at most MAX_FILE_BYTES; its format is not looked at.
 
     Raises ImageError for anything else: a folder, a device, a file that is too large or cannot be opened, and a link
@@ -244,7 +244,7 @@ UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Side of the copy on which colourfulness is measured.
+# Side of the grid of pixels that tells how colourful a picture is.
 SAMPLE: Final = 32
 
 
@@ -308,22 +308,13 @@ def _radiograph(picture: Image.Image, kind: str, steps: list[str]) -> Radiograph
         black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
         picture = Image.alpha_composite(black, picture.convert("RGBA"))
         steps.append("transparency laid over black")
-    colour = 0.0
+    colours = None
     if picture.mode not in ("L", "1"):
         picture = picture if picture.mode == "RGB" else picture.convert("RGB")
-        colour = _colourfulness(picture)
+        colours = np.asarray(picture.resize((SAMPLE, SAMPLE), Image.Resampling.NEAREST))
         steps.append("colour turned to grey")
     grey = picture if picture.mode == "L" else picture.convert("L")
-    return Radiograph(np.asarray(grey), kind, tuple(steps), colour=colour)
-
-
-def _colourfulness(picture: Image.Image) -> float:
-    """Mean of (max - min of red, green, blue) / 255, from a grid of the pixels."""
-    grid = np.asarray(picture.resize((SAMPLE, SAMPLE), Image.Resampling.NEAREST))
-    red, green, blue = grid[..., 0], grid[..., 1], grid[..., 2]
-    largest = np.maximum(np.maximum(red, green), blue)
-    smallest = np.minimum(np.minimum(red, green), blue)
-    return float((largest - smallest).mean()) / 255
+    return Radiograph(np.asarray(grey), kind, tuple(steps), colours=colours)
 
 
 def _sixteen_bits(picture: Image.Image, steps: list[str]) -> Floats:

@@ -33,7 +33,7 @@ class Radiograph:
 
     grey: uint8 (height, width), 0 black to 255 white. fine: float32 of the same shape, 0..1, before it was rounded to
     `grey`; None where the file itself has no more than 8 bits. steps: what was done to the stored values, in words.
-    colour: mean over the pixels of (max - min of red, green, blue) / 255 before they became grey, 0 for a grey file.
+    colours: uint8 (n, n, 3), a grid of the pixels before they became grey; None for a grey file.
     burned_in: the file says that text is burned into its pixels. patient: issuer and PatientID; identifies a person,
     so it must be hashed before it is stored.
     """
@@ -42,7 +42,7 @@ class Radiograph:
     format: str
     steps: tuple[str, ...] = ()
     fine: Floats | None = None
-    colour: float = 0.0
+    colours: Bytes | None = None
     burned_in: bool = False
     patient: str | None = None
     study_uid: str = ""
@@ -63,6 +63,13 @@ class Radiograph:
     def pixels(self) -> Floats:
         """float32 (height, width), 0 black to 1 white, as fine as the file has them."""
         return self.fine if self.fine is not None else np.asarray(self.grey, np.float32) / np.float32(255)
+
+    @cached_property
+    def colour(self) -> float:
+        """Mean of (max - min of red, green, blue) / 255 over the grid of colours; 0 for a grey file."""
+        if self.colours is None:
+            return 0.0
+        return float((self.colours.max(axis=2) - self.colours.min(axis=2)).mean()) / 255
 
     @cached_property
     def digest(self) -> str:
