@@ -16,7 +16,7 @@ import numpy as np
 from django.conf import settings
 from PIL import Image
 
-from xrayplatform.benchmarks import register
+from xrayplatform.benchmarks import BenchmarkFailed, register
 from xrayplatform.jobs import Job
 
 from . import decoding
@@ -45,7 +45,9 @@ def scan(options: dict[str, Any]) -> dict[str, Any]:
     root = settings.DATASET_ROOT
     _make_files(root / "Benchmark", options["files"], 64, options["folders"])
     bare = _decoding_alone(_files(root), None)
-    first, _ = _timed(_scan)
+    first, job = _timed(_scan)
+    if job.images != options["files"]:
+        raise BenchmarkFailed(f"Of {options['files']} files {job.images} were found: {job.error or job.message}")
     walks, rescans = [], []
     for _ in range(REPEATS):
         walks.append(_timed(partial(_walk, root))[0])

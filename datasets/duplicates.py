@@ -19,8 +19,9 @@ It rises where the pictures of a dataset are more alike than these, see `_thresh
 enlarged, turned on a canvas that grew with the picture, or first turned and then squeezed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
+from hashlib import blake2b
 from typing import Final
 
 import numpy as np
@@ -29,6 +30,7 @@ from PIL import Image
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
+Progress = Callable[[float], None]
 
 THRESHOLD: Final = 0.90
 STRICTEST: Final = 0.995
@@ -37,9 +39,9 @@ STRICTEST: Final = 0.995
 DEVIATIONS: Final = 7.0
 SAMPLED_PAIRS: Final = 4096
 MIN_SAMPLED_ROWS: Final = 10
-# Cosine of two descriptors from which a pair is looked at closely. Copies have 0.70 (cropped), 0.93 (turned) and more;
-# of the pairs of different chests one in some ten thousand passes.
-CANDIDATE: Final = 0.68
+# Cosine of two descriptors from which a pair is looked at closely. Copies have 0.76 (cropped), 0.93 (turned) and more;
+# of the pairs of different knees one in ten thousand passes, of different chests one in twenty thousand.
+CANDIDATE: Final = 0.73
 # Where only similarities near 1 count, so do descriptors: their distance from 1 is at most this many times larger.
 DESCRIPTOR_SPREAD: Final = 4.0
 
@@ -72,10 +74,14 @@ HARMONICS: Final = 48
 ROTATIONS: Final = 192
 DESCRIBED: Final = 25
 DESCRIPTOR: Final = 128
+TEXTURES: Final = 512
 
-# Portions that keep the memory small.
+# Portions that keep the memory small: rows of a tile, candidates whose spectra are held, candidates compared at once.
 ROWS: Final = 2048
-PAIRS: Final = 2048
+HELD: Final = 8192
+PAIRS: Final = 512
+# What it costs to describe a row, in cosines of descriptors; for the progress.
+DESCRIBING: Final = 10_000
 
 
 def fingerprint(pixels: NDArray[np.float32] | NDArray[np.uint8]) -> bytes:
@@ -99,25 +105,56 @@ def fingerprint(pixels: NDArray[np.float32] | NDArray[np.uint8]) -> bytes:
     return first + (first if content == whole else _disc(grey, content))
 
 
-def clusters(fingerprints: NDArray[np.uint8]) -> Integers:
+def clusters(
+    fingerprints: NDArray[np.uint8],
+    *,
+    known: Integers | None = None,
+    fresh: NDArray[np.bool_] | None = None,
+    limits: tuple[float, float] | None = None,
+    progress: Progress | None = None,
+) -> Integers:
     """Cluster of each row; rows of one cluster are near-duplicates, directly or through others.
 
-    fingerprints: (N, FINGERPRINT_BYTES). Returns (N,) numbers 0..k-1 in order of first appearance; a row without
-    near-duplicates has a cluster of its own. Which rows belong together does not depend on their order. Memory grows
-    with N, not with its square; the time has a part that grows with its square.
+    fingerprints: (N, FINGERPRINT_BYTES), may be a memory map. Returns (N,) numbers 0..k-1 in order of first appearance;
+    a row without near-duplicates has a cluster of its own. Which rows belong together does not depend on their order.
+    Memory grows with N, not with its square; the time has a part that grows with its square.
+
+    To add to an earlier run: `fresh` (N,) tells the rows that are new or changed since, `known` (N,) what cluster the
+    others had (rows of equal number are joined, -1: none). Only pairs with a fresh row are compared. The answer is that
+    of a run over everything if `limits` are those of the earlier run and no row was taken out of a cluster: two that
+    were joined only through it would stay together.
+
+    limits: similarities from which on the two discs count, by default `thresholds(fingerprints)`. progress: called many
+    times a second with the share that is done; what it raises passes through.
     """
-    if fingerprints.ndim != 2 or fingerprints.shape[1] != FINGERPRINT_BYTES:
-        raise ValueError(f"fingerprints must be (N, {FINGERPRINT_BYTES}) bytes, not {fingerprints.shape}")
+    _check(fingerprints)
     if not len(fingerprints):
         return np.zeros(0, np.int64)
-    distinct, row = np.unique(fingerprints, axis=0, return_inverse=True)
-    forest = _Forest(len(distinct))
-    whole, content = distinct[:, :DISC_BYTES], distinct[:, DISC_BYTES:]
-    for discs in (whole,) if np.array_equal(whole, content) else (whole, content):
-        threshold = _threshold(discs)
-        for left, right in _candidates(_descriptors(discs), threshold):
-            _join_similar(forest, discs, left, right, threshold)
-    return _numbered(forest.roots()[row.reshape(-1)])
+    fresh = np.ones(len(fingerprints), bool) if fresh is None else fresh
+    work = _Work(progress)
+    first, number = _distinct(fingerprints, work)
+    limits = limits or _limits(fingerprints, first)
+    # A picture that was there before under another name has been compared already.
+    settled = np.zeros(len(first), bool)
+    settled[number[~fresh]] = True
+    order = np.argsort(settled, kind="stable")
+    number = np.argsort(order)[number]
+    forest = _Forest(len(first))
+    if known is not None:
+        forest.join_equal(number, np.where(fresh, -1, known))
+    discs = _discs(fingerprints, first[order])
+    count = int((~settled).sum())
+    work.total = len(discs) * (len(first) * DESCRIBING + count * len(first) - count * (count - 1) // 2)
+    for kind, threshold in zip(discs, limits, strict=False):
+        _join_similar(forest, kind, count, threshold, work)
+    return _numbered(forest.roots()[number])
+
+
+def thresholds(fingerprints: NDArray[np.uint8]) -> tuple[float, float]:
+    """Similarity from which on two discs (around the centre of the frame, of the content) are near-duplicates, by how
+    alike the pictures are anyway; THRESHOLD to STRICTEST. ValueError as `clusters`."""
+    _check(fingerprints)
+    return _limits(fingerprints, _distinct(fingerprints, _Work(None))[0])
 
 
 # --- One picture -----------------------------------------------------------------------------------------------------
@@ -215,44 +252,109 @@ def _places() -> tuple[NDArray[np.intp], Floats]:
 # --- Many discs ------------------------------------------------------------------------------------------------------
 
 
+class _Work:
+    """Tells how much of the comparison is done, in units of cosines."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress, self._done, self.total = progress, 0, 0
+
+    def __call__(self, amount: int = 0) -> None:
+        self._done += amount
+        if self._progress:
+            self._progress(self._done / self.total if self.total else 0.0)
+
+
+class _Discs:
+    """One kind of disc of some rows, unpacked from the fingerprints when asked for: these may lie in a file."""
+
+    def __init__(self, fingerprints: NDArray[np.uint8], rows: Integers, kind: slice) -> None:
+        self._fingerprints, self._rows, self._kind = fingerprints, rows, kind
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, numbers: Integers | slice) -> NDArray[np.uint8]:
+        return np.asarray(self._fingerprints[self._rows[numbers]][:, self._kind])
+
+
+WHOLE: Final = slice(0, DISC_BYTES)
+CONTENT: Final = slice(DISC_BYTES, FINGERPRINT_BYTES)
+
+
+def _check(fingerprints: NDArray[np.uint8]) -> None:
+    if fingerprints.ndim != 2 or fingerprints.shape[1] != FINGERPRINT_BYTES:
+        raise ValueError(f"fingerprints must be (N, {FINGERPRINT_BYTES}) bytes, not {fingerprints.shape}")
+
+
+def _distinct(fingerprints: NDArray[np.uint8], work: _Work) -> tuple[Integers, Integers]:
+    """A row of each different fingerprint, and which of these each row has.
+
+    In the order of their hashes: chance decides it, but the order of the rows does not.
+    """
+    hashes = []
+    for start in range(0, len(fingerprints), ROWS):
+        hashes += [blake2b(row, digest_size=16).digest() for row in np.array(fingerprints[start : start + ROWS])]
+        work()
+    _, first, number = np.unique(np.frombuffer(b"".join(hashes), "V16"), return_index=True, return_inverse=True)
+    return first, number
+
+
+def _discs(fingerprints: NDArray[np.uint8], rows: Integers) -> list[_Discs]:
+    """Both kinds, or one where they are the same in all rows."""
+    kinds = [_Discs(fingerprints, rows, kind) for kind in (WHOLE, CONTENT)]
+    parts = [slice(start, start + ROWS) for start in range(0, len(rows), ROWS)]
+    return kinds[:1] if all(np.array_equal(kinds[0][part], kinds[1][part]) for part in parts) else kinds
+
+
+@cache
+def _rings() -> list[tuple[slice, slice, int]]:
+    """Rings of as many samples each: their places among the rings, those of their samples, samples of one."""
+    found, ring, start = [], 0, 0
+    for count in sorted(set(SAMPLES)):
+        rings = SAMPLES.count(count)
+        found.append((slice(ring, ring + rings), slice(start, start + rings * count), count))
+        ring, start = ring + rings, start + rings * count
+    return found
+
+
 def _spectra(discs: NDArray[np.uint8]) -> NDArray[np.complex64]:
     """(n, rings, HARMONICS) Fourier series along each circle, of mean 0 and such that the correlation of a disc with
     itself is 1; all 0 for a disc without details."""
-    samples = np.stack([discs >> 4, discs & 15], axis=-1).reshape(len(discs), sum(SAMPLES)).astype(np.float32) - LEVELS
+    samples = np.empty((len(discs), sum(SAMPLES)), np.float32)
+    samples[:, 0::2], samples[:, 1::2] = discs >> 4, discs & 15
+    samples -= LEVELS
     spectra = np.zeros((len(discs), len(SAMPLES), HARMONICS), np.complex64)
-    start = 0
-    for ring, count in enumerate(SAMPLES):
-        series = np.fft.rfft(samples[:, start : start + count], axis=1)[:, : count // 2]
-        spectra[:, ring, : count // 2] = series * (WEIGHTS[ring] / count)
-        start += count
+    for rings, places, count in _rings():
+        series = np.fft.rfft(samples[:, places].reshape(len(discs), -1, count), axis=2)[:, :, : count // 2]
+        spectra[:, rings, : count // 2] = series * (WEIGHTS[rings] / count)
     # The mean over the disc is spread over the rings as a constant is: by their weights.
     spectra[:, :, 0] -= (spectra[:, :, 0] @ WEIGHTS) * WEIGHTS[:, 0]
-    energy = np.square(np.abs(spectra))
-    norm = np.sqrt(2 * energy.sum((1, 2)) - energy[:, :, 0].sum(1))
-    return np.asarray(spectra / np.maximum(norm, np.float32(1e-3))[:, None, None])
+    parts = spectra.view(np.float32).reshape(len(discs), -1)
+    constant = spectra[:, :, 0].real
+    norm = np.sqrt(2 * np.einsum("ij,ij->i", parts, parts) - np.einsum("ij,ij->i", constant, constant))
+    spectra /= np.maximum(norm, np.float32(1e-3))[:, None, None]
+    return spectra
 
 
 # --- Candidates ------------------------------------------------------------------------------------------------------
 
 
-def _descriptors(discs: NDArray[np.uint8]) -> Floats:
-    """(n, DESCRIPTOR) unit vectors that turning and mirroring do not change (0 for a disc without details).
-
-    Square roots of the Fourier amplitudes of each ring, less what any picture has of them, projected at random
-    (Johnson and Lindenstrauss 1984).
-    """
-    projection = np.random.default_rng(0).standard_normal((len(SAMPLES) * DESCRIBED, DESCRIPTOR)).astype(np.float32)
+def _descriptors(discs: _Discs, work: _Work) -> Floats:
+    """(n, DESCRIPTOR) unit vectors that turning and mirroring do not change (0 for a disc without details)."""
+    usual, projection = _basis()
     found = np.empty((len(discs), DESCRIPTOR), np.float32)
     for start in range(0, len(discs), ROWS):
-        part = slice(start, start + ROWS)
-        amplitudes = _amplitudes(discs[part])
+        amplitudes = _amplitudes(discs[start : start + ROWS])
         blank = ~amplitudes.any(1)
-        found[part] = _unit(np.asarray((amplitudes - _usual_amplitudes()) @ projection, np.float32))
-        found[part][blank] = 0
+        part = found[start : start + ROWS]
+        part[:] = _unit(np.asarray((amplitudes - usual) @ projection, np.float32))
+        part[blank] = 0
+        work(len(part) * DESCRIBING)
     return found
 
 
 def _amplitudes(discs: NDArray[np.uint8]) -> Floats:
+    """Square roots of the Fourier amplitudes of each ring, of length 1."""
     spectra: Floats = np.abs(_spectra(discs)[:, :, :DESCRIBED])
     return np.sqrt(_unit(spectra.reshape(len(discs), -1)))
 
@@ -262,33 +364,44 @@ def _unit(vectors: Floats) -> Floats:
 
 
 @cache
-def _usual_amplitudes() -> Floats:
-    """Mean amplitudes of random pictures with the spectrum of natural ones (amplitude 1/f^2, smooth as X-rays are).
+def _basis() -> tuple[Floats, Floats]:
+    """Usual amplitudes, and the projection (amplitudes, DESCRIPTOR) to the directions in which pictures differ most.
 
-    Not the mean of the rows at hand: where most of these are copies of one picture, it would take away all they share.
+    Mean and principal components of random pictures with the spectrum of natural ones (amplitude 1/f^2, smooth as
+    X-rays are). Strong components count for a little less, half-way to whitening: these are what all pictures have in
+    some measure. Of the rows at hand nothing is learnt: where most are copies of one picture, what these share would be
+    lost; and a row is described alike in every run.
     """
     random = np.random.default_rng(0)
     size = 2 * SIDE
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
+    frequency = np.hypot(*np.meshgrid(np.fft.rfftfreq(size), np.fft.fftfreq(size)))
     frequency[0, 0] = np.inf
     made = []
-    for _ in range(128):
-        clouds = np.fft.ifft2(np.fft.fft2(random.standard_normal((size, size))) / frequency**2).real
+    for _ in range(TEXTURES):
+        clouds = np.fft.irfft2(np.fft.rfft2(random.standard_normal((size, size))) / frequency**2)
         made.append(fingerprint((0.5 + 0.16 * clouds / clouds.std()).clip(0, 1).astype(np.float32)))
-    discs = np.frombuffer(b"".join(made), np.uint8).reshape(-1, FINGERPRINT_BYTES)[:, :DISC_BYTES]
-    return np.asarray(_amplitudes(discs).mean(0))
+    amplitudes = _amplitudes(np.frombuffer(b"".join(made), np.uint8).reshape(-1, FINGERPRINT_BYTES)[:, WHOLE])
+    usual = amplitudes.mean(0)
+    variance, components = np.linalg.eigh(np.cov(amplitudes, rowvar=False))
+    strongest = components[:, -DESCRIPTOR:] / variance[-DESCRIPTOR:] ** 0.25
+    return usual, strongest.astype(np.float32)
 
 
-def _candidates(descriptors: Floats, threshold: float) -> Iterator[tuple[Integers, Integers]]:
-    """Pairs of rows with similar descriptors, in portions; every pair once. Tiles keep the memory constant."""
+def _candidates(descriptors: Floats, fresh: int, threshold: float, work: _Work) -> Iterator[tuple[Integers, Integers]]:
+    """Pairs of rows with similar descriptors, one of them among the first `fresh`; every pair once. Tiles keep the
+    memory constant."""
     least = max(CANDIDATE, 1 - DESCRIPTOR_SPREAD * (1 - threshold))
-    for top in range(0, len(descriptors), ROWS):
-        for left in range(top, len(descriptors), ROWS):
-            cosine = descriptors[top : top + ROWS] @ descriptors[left : left + ROWS].T
-            rows, columns = np.nonzero(cosine >= least)
+    count = len(descriptors)
+    for top in range(0, fresh, ROWS):
+        upper = descriptors[top : min(top + ROWS, fresh)]
+        for left in range(top, count, ROWS):
+            other = descriptors[left : left + ROWS]
+            # In one dimension, because numpy finds few places in many by far faster there.
+            rows, columns = np.divmod(np.flatnonzero((upper @ other.T).reshape(-1) >= least), len(other))
             rows, columns = rows + top, columns + left
             once = rows < columns
             yield rows[once], columns[once]
+            work(len(upper) * len(other) if left > top else len(upper) * (len(other) + 1 - len(upper) // 2))
 
 
 # --- Comparison ------------------------------------------------------------------------------------------------------
@@ -299,18 +412,33 @@ class _Forest:
 
     def __init__(self, size: int) -> None:
         self.parent = np.arange(size)
+        self._short = True
 
     def roots(self) -> Integers:
         """Root of every row, all paths made short."""
-        while True:
+        while not self._short:
             above = self.parent[self.parent]
-            if (above == self.parent).all():
-                return self.parent
+            self._short = bool((above == self.parent).all())
             self.parent = above
+        return self.parent
+
+    def apart(self, left: Integers, right: Integers) -> NDArray[np.bool_]:
+        """Which pairs are not joined yet."""
+        roots = self.roots()
+        return np.asarray(roots[left] != roots[right])
 
     def join(self, first: int, second: int) -> None:
         low, high = sorted((self._root(first), self._root(second)))
         self.parent[high] = low
+        self._short = False
+
+    def join_equal(self, rows: Integers, labels: Integers) -> None:
+        """Join rows of the same label; -1 is none."""
+        order = np.argsort(labels, kind="stable")
+        rows, labels = rows[order], labels[order]
+        again = np.flatnonzero((labels[1:] == labels[:-1]) & (labels[1:] >= 0))
+        for first, second in zip(rows[again].tolist(), rows[again + 1].tolist(), strict=True):
+            self.join(first, second)
 
     def _root(self, row: int) -> int:
         while (above := int(self.parent[row])) != row:
@@ -318,7 +446,12 @@ class _Forest:
         return row
 
 
-def _threshold(discs: NDArray[np.uint8]) -> float:
+def _limits(fingerprints: NDArray[np.uint8], rows: Integers) -> tuple[float, float]:
+    whole, content = (_threshold(_Discs(fingerprints, rows, kind)) for kind in (WHOLE, CONTENT))
+    return whole, content
+
+
+def _threshold(discs: _Discs) -> float:
     """Similarity from which two of these discs are near-duplicates, by how alike pictures of this dataset are anyway.
 
     Fisher's z (arctanh) of the similarity of random pairs is nearly normal. Median and deviation are taken from its
@@ -330,7 +463,8 @@ def _threshold(discs: NDArray[np.uint8]) -> float:
     if count < MIN_SAMPLED_ROWS:
         return THRESHOLD
     one, other = _some_pairs(count)
-    z = np.arctanh(np.minimum(_similarity(discs[one], discs[other]), 0.9999))
+    similarity = _similarity(_spectra(discs[one]), _spectra(discs[other]))
+    z = np.arctanh(np.minimum(similarity, 0.9999))
     tenth, median = np.quantile(z, (0.10, 0.50))
     # A deviation estimated from few rows may be too small: its own standard error (1 / sqrt(2n) of it) is added.
     deviation = (median - tenth) / 1.2816 * (1 + 1 / np.sqrt(2 * count))
@@ -346,33 +480,58 @@ def _some_pairs(count: int) -> tuple[Integers, Integers]:
     return one, (one + random.integers(1, count, SAMPLED_PAIRS)) % count
 
 
-def _join_similar(forest: _Forest, discs: NDArray[np.uint8], left: Integers, right: Integers, threshold: float) -> None:
+def _join_similar(forest: _Forest, discs: _Discs, fresh: int, threshold: float, work: _Work) -> None:
+    """Join the rows that are similar, at least one of them among the first `fresh`."""
+    waiting: list[tuple[Integers, Integers]] = []
+    for left, right in _candidates(_descriptors(discs, work), fresh, threshold, work):
+        apart = forest.apart(left, right)
+        waiting.append((left[apart], right[apart]))
+        if sum(len(side) for side, _ in waiting) >= HELD:
+            _compare_all(forest, discs, waiting, threshold, work)
+            waiting = []
+    _compare_all(forest, discs, waiting, threshold, work)
+
+
+def _compare_all(
+    forest: _Forest, discs: _Discs, pairs: list[tuple[Integers, Integers]], threshold: float, work: _Work
+) -> None:
+    if not pairs:
+        return
+    left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    for start in range(0, len(left), HELD):
+        one, other = left[start : start + HELD], right[start : start + HELD]
+        apart = forest.apart(one, other)
+        if apart.any():
+            _compare(forest, discs, one[apart], other[apart], threshold, work)
+
+
+def _compare(forest: _Forest, discs: _Discs, left: Integers, right: Integers, threshold: float, work: _Work) -> None:
     """Join the candidates that are similar. Those already joined through others are passed over: without that a
     thousand copies of one picture would cost half a million comparisons."""
-    left, right = _apart(forest, left, right)
+    rows, place = np.unique(np.concatenate((left, right)), return_inverse=True)
+    spectra = np.concatenate([_spectra(discs[rows[start : start + ROWS]]) for start in range(0, len(rows), ROWS)])
     for start in range(0, len(left), PAIRS):
-        one, other = _apart(forest, left[start : start + PAIRS], right[start : start + PAIRS])
-        similar = _similarity(discs[one], discs[other]) >= threshold
-        for first, second in zip(one[similar].tolist(), other[similar].tolist(), strict=True):
-            forest.join(first, second)
+        part = np.flatnonzero(forest.apart(left[start : start + PAIRS], right[start : start + PAIRS])) + start
+        similarity = _similarity(spectra[place[part]], spectra[place[part + len(left)]])
+        for pair in part[similarity >= threshold].tolist():
+            forest.join(int(left[pair]), int(right[pair]))
+        work()
 
 
-def _apart(forest: _Forest, left: Integers, right: Integers) -> tuple[Integers, Integers]:
-    roots = forest.roots()
-    apart = roots[left] != roots[right]
-    return left[apart], right[apart]
-
-
-def _similarity(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> Floats:
-    """(n,) largest correlation of n pairs of discs over all rotations of one, mirrored or not.
+def _similarity(still: NDArray[np.complex64], turned: NDArray[np.complex64]) -> Floats:
+    """(n,) largest correlation of n pairs of discs over all rotations of one, mirrored or not, by their spectra.
 
     Correlation theorem: the product of the spectra along the angle, transformed back, holds the correlation at every
-    rotation; ROTATIONS of them (about 2 degrees apart).
+    rotation; ROTATIONS of them (about 2 degrees apart). The product with the other picture and that with its mirror
+    image are sums of the same four real products.
     """
-    still, turned = _spectra(one), _spectra(other)
-    products = ((still * turned.conj()).sum(1), (still * turned).sum(1))
-    best = [np.fft.irfft(product, ROTATIONS, axis=1).max(1, initial=0) * ROTATIONS for product in products]
-    return np.asarray(np.maximum(*best), np.float32)
+    one, other = [(part.real.copy(), part.imag.copy()) for part in (still, turned)]
+    (even, cross), (back, odd) = [[np.einsum("nrk,nrk->nk", a, b) for b in other] for a in one]
+    products = np.empty((2, *even.shape), np.complex64)
+    products.real = even + odd, even - odd
+    products.imag = back - cross, back + cross
+    best = np.fft.irfft(products, ROTATIONS, axis=2).max((0, 2), initial=0) * ROTATIONS
+    return np.asarray(best, np.float32)
 
 
 def _numbered(roots: Integers) -> Integers:

@@ -48,7 +48,8 @@ def prepare(job: Preparation) -> None:
     if not Dataset.objects.filter(pk=dataset.pk, digest=dataset.digest).exists():
         # A scan blanks the digest before it writes: part of the plan may be from before and part from after it.
         raise JobError(
-            "A scan changed the dataset while the splits were chosen.", "Wait until it has finished, then prepare again."
+            "A scan changed the dataset while the splits were chosen.",
+            "Wait until it has finished, then prepare again.",
         )
     key = pixels_key(plan.digests, job.image_size, plan.pipeline)
     store = PixelStore(job.cache_root() / f"pixels-{dataset.pk}-{key[:24]}", len(plan.paths), job.image_size)

@@ -2,6 +2,10 @@
 
 import base64
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
 
 from . import decoding
 from .models import DatasetImage, Preparation
@@ -33,28 +37,34 @@ class View:
 
 def picture(image: DatasetImage, longest: int) -> bytes:
     """A PNG with at most `longest` pixels a side. Raises NotShown."""
-    answer = decoding.shared().ask({"op": "render", "path": str(image.dataset.folder / image.path), "longest": longest})
-    if "error" in answer:
-        raise NotShown(answer["message"])
-    return base64.b64decode(answer["picture"])
+    return base64.b64decode(_rendered(image, longest=longest)["picture"])
 
 
 def view_of(image: DatasetImage) -> View:
     """The image as a reader and as a model see it, with the size and shape of the dataset's newest preparation."""
     size, fit = input_of(image)
-    answer = decoding.shared().ask(
-        {
-            "op": "render",
-            "path": str(image.dataset.folder / image.path),
-            "longest": PICTURE,
-            "size": size,
-            "fit": fit,
-        }
-    )
-    if "error" in answer:
-        return View(size=size, fit=fit, error=answer["message"])
+    try:
+        answer = _rendered(image, longest=PICTURE, size=size, fit=fit)
+    except NotShown as error:
+        return View(size=size, fit=fit, error=str(error))
     steps = (*answer["steps"], _shape_step(answer["width"], answer["height"], size, fit))
     return View(answer["picture"], answer["input"], steps, size, fit, answer["digest"] != image.digest)
+
+
+def _rendered(image: DatasetImage, **options: Any) -> dict[str, Any]:
+    """What the decoder answers. Raises NotShown."""
+    path = image.dataset.folder / image.path
+    # A scan follows no links; one that was put in place of the file since then may lead to anybody's pictures.
+    try:
+        is_link = path.resolve() != Path(settings.DATASET_ROOT).resolve() / image.dataset.name / image.path
+    except (OSError, RuntimeError):  # links in a circle
+        is_link = True
+    if is_link:
+        raise NotShown("A link lies where the file was, and links are not followed.")
+    answer = decoding.shared().ask({"op": "render", "path": str(path), **options})
+    if "error" in answer:
+        raise NotShown(answer["message"])
+    return answer
 
 
 def input_of(image: DatasetImage) -> tuple[int, str]:

@@ -4,6 +4,7 @@ An app registers its own in `<app>/benchmarks.py`; `manage.py benchmark NAME` ru
 own with an empty database and empty folders, which are removed afterwards: the site's own data are never touched.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -51,8 +52,20 @@ def in_sandbox() -> bool:
     return SANDBOX in os.environ
 
 
-def run_in_sandbox(arguments: list[str]) -> str:
-    """`manage.py benchmark` with the same arguments on empty folders; returns what it prints."""
+class BenchmarkFailed(Exception):
+    """A measurement ended with an error; the text says which."""
+
+
+def arguments_for(benchmark: Benchmark, options: dict[str, Any]) -> list[str]:
+    """What to write behind `manage.py benchmark` for these options."""
+    parser = ArgumentParser(add_help=False)
+    benchmark.arguments(parser)
+    given = {name: options[name] for name in vars(parser.parse_args([])) if options[name] is not None}
+    return [benchmark.name, *(f"--{name.replace('_', '-')}={value}" for name, value in given.items())]
+
+
+def run_in_sandbox(arguments: list[str]) -> dict[str, Any]:
+    """`manage.py benchmark` with the same arguments on empty folders; returns its figures. Raises BenchmarkFailed."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = Path(name)
         environment = {
@@ -75,6 +88,20 @@ def run_in_sandbox(arguments: list[str]) -> str:
             stdout=subprocess.DEVNULL,
         )
         done = subprocess.run(
-            [*manage, "benchmark", *arguments, "--json"], env=environment, check=True, stdout=subprocess.PIPE, text=True
+            [*manage, "benchmark", *arguments, "--json"],
+            env=environment,
+            check=False,
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        return done.stdout
+    return _answer(done)
+
+
+def _answer(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        answer = {"error": f"The measurement ended with status {done.returncode}."}
+    if done.returncode:
+        raise BenchmarkFailed(answer.get("error", ""))
+    return answer

@@ -1,4 +1,4 @@
-"""A later scan looks only at what changed, forgets nothing that may come back, and goes on where another one stopped."""
+"""A later scan looks only at what changed, forgets nothing that may come back, and goes on where another stopped."""
 
 import os
 import shutil
@@ -10,8 +10,8 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from datasets import cataloguing, decoding
-from datasets.models import Dataset, DatasetImage, Decision, FileProblem, Preparation, Scan, ScannedFolder
+from datasets import cataloguing, decoding, layouts
+from datasets.models import Dataset, DatasetImage, Decision, FileProblem, Preparation, Scan, ScannedFolder, patient_key
 from datasets.tasks import run_preparation, run_scan
 from tests.datasets.files import dicom, encode, gradient, save
 from tests.datasets.test_scan import noise, scan, spy_on_reads
@@ -194,7 +194,17 @@ def test_what_a_model_thought_of_the_old_pixels_is_forgotten_with_them(folder):
 
 
 def test_names_of_every_script_are_found_again_and_give_the_digest_that_their_bytes_give(folder, monkeypatch):
-    names = ["äpfel.png", "Zebra.png", "zebra.png", "ñandú.png", "рентген.png", "胸部.png", "_1.png", "-1.png", "Ö 2.png"]
+    names = [
+        "äpfel.png",
+        "Zebra.png",
+        "zebra.png",
+        "ñandú.png",
+        "рентген.png",
+        "胸部.png",
+        "_1.png",
+        "-1.png",
+        "Ö 2.png",
+    ]
     for offset, label in enumerate(("NORMAL", "Öl")):
         for number, name in enumerate(names):
             save(folder / label / name, encode(noise(100 * offset + number), "PNG"))
@@ -226,7 +236,7 @@ def test_a_file_that_changed_while_it_was_read_is_looked_at_again_by_the_next_sc
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("code", ["unreadable", "timeout"])
+@pytest.mark.parametrize("code", ["unreadable", "timeout", "decoder-crashed"])
 def test_what_may_be_over_is_tried_again_although_the_file_looks_the_same(folder, monkeypatch, code):
     fill(folder)
     answer_first(monkeypatch, {"3.png": {"error": code, "message": "The file cannot be opened: Permission denied."}})
@@ -263,39 +273,56 @@ def test_a_damaged_file_is_not_read_again_before_it_changes(folder, monkeypatch)
 
 
 def test_a_file_that_waits_for_permission_does_not_have_all_images_judged_again(folder, monkeypatch):
+    """It keeps the dataset from being unchanged, so that it is tried again; judging a million images is not free."""
     fill(folder)
     denied = {"error": "unreadable", "message": "The file cannot be opened: Permission denied."}
-    monkeypatch.setattr(cataloguing, "PASSING", frozenset({"not-an-image"}))
-    save(folder / "NORMAL/denied.png", b"no picture")
+    answer_first(monkeypatch, {"denied.png": dict(denied)})
+    save(folder / "NORMAL/denied.png", encode(noise(900), "PNG"))
     scan()
-    assert denied["error"] not in cataloguing.PASSING
     judged = []
     monkeypatch.setattr(cataloguing.findings, "refresh", judged.append)
+    answer_first(monkeypatch, {"denied.png": dict(denied)})
     asked = spy_on_reads(monkeypatch)
     scan()
     assert (asked, judged) == (["NORMAL/denied.png"], [])
+    scan()
+    assert len(judged) == 1, "now it could be read"
 
 
-def test_a_decoder_that_is_ended_from_outside_costs_one_file_for_this_scan_only(folder, monkeypatch):
-    """As when the machine runs out of memory: the file that was being read may be a good one."""
-    fill(folder, 30)
-    decoding.shared().ask({"op": "examine", "path": str(folder / "NORMAL/0.png")})
-    real = cataloguing.scanning.request
-    asked = []
+def test_a_decoder_that_is_ended_from_outside_costs_no_file(folder, monkeypatch):
+    """As when the machine runs out of memory: what was being read is read by another one."""
+    fill(folder, 60)
+    decoders = decoding.shared()
+    decoders.ask({"op": "examine", "path": str(folder / "NORMAL/0.png")})
+    real = decoding._Child.send
+    ended = []
 
-    def request(candidate):
-        asked.append(candidate.relative)
-        if len(asked) == 20:
-            for child in decoding.shared()._children:
-                os.kill(child.process.pid, signal.SIGKILL)
-        return real(candidate)
+    def send(child, requests):
+        if len(requests) > 1 and not ended:
+            ended.append(child.process.pid)
+            os.kill(child.process.pid, signal.SIGKILL)
+        real(child, requests)
 
-    monkeypatch.setattr(cataloguing.scanning, "request", request)
+    monkeypatch.setattr(decoding._Child, "send", send)
     assert scan().state == "succeeded"
-    broken = set(FileProblem.objects.values_list("code", flat=True))
-    count = FileProblem.objects.count()
-    assert broken <= {"decoder-crashed"} and count <= decoding.WORKERS
-    assert only().images_count == 60 - count
+    assert len(ended) == 1
+    assert (FileProblem.objects.count(), only().images_count) == (0, 120)
+
+
+def test_a_file_that_ends_each_decoder_is_the_only_one_left_out_and_tried_again(folder, monkeypatch):
+    fill(folder, 30)
+    real = decoding._Child.send
+
+    def send(child, requests):
+        if any(request["path"].endswith("NORMAL/7.png") for _, request in requests):
+            os.kill(child.process.pid, signal.SIGKILL)
+        real(child, requests)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding._Child, "send", send)
+        assert scan().state == "succeeded"
+    (problem,) = FileProblem.objects.all()
+    assert (problem.path, problem.code, only().images_count) == ("NORMAL/7.png", "decoder-crashed", 59)
     scan()
     assert (FileProblem.objects.count(), only().images_count) == (0, 60)
 
@@ -497,7 +524,9 @@ def test_a_dataset_that_was_scanned_half_way_is_not_prepared(folder, monkeypatch
     assert job.error.startswith("The last scan of this dataset did not finish")
 
 
-def test_another_secret_key_has_everything_read_anew_even_when_that_is_interrupted(folder, settings, monkeypatch, alice):
+def test_another_secret_key_has_everything_read_anew_even_when_that_is_interrupted(
+    folder, settings, monkeypatch, alice
+):
     fill(folder, 20)
     scan()
     settings.SECRET_KEY = "another"
@@ -659,11 +688,29 @@ def test_an_answer_that_comes_while_a_scan_runs_is_kept_for_the_next(asking, ali
     assert only().images_count == 73
 
 
-# -- What is asked of the decoders stays among files of the dataset
+def test_an_answer_that_comes_before_a_running_scan_is_at_the_dataset_is_kept_too(asking, alice, monkeypatch):
+    scan()
+    real = layouts.find_in
+
+    def find_then_let_somebody_answer(*args):
+        found = real(*args)
+        only().choose_answer("both", by=alice)
+        return found
+
+    monkeypatch.setattr(layouts, "find_in", find_then_let_somebody_answer)
+    scan()
+    assert (only().answer, only().images_count) == ("both", 48)
+    with pytest.raises(JobError, match="answered after the last scan"):
+        Preparation.create(only(), None)
+    monkeypatch.setattr(layouts, "find_in", real)
+    scan()
+    assert (only().answer, only().images_count) == ("both", 72)
 
 
-def test_patients_are_kept_apart_by_the_key_alone(folder):
-    """The pseudonym in the table is no patient number, whatever the source."""
+# -- Patients
+
+
+def test_of_a_patient_only_the_pseudonym_is_stored_whatever_the_source(folder):
     fill(folder)
     picture = gradient(seed=5).astype(np.uint16)
     save(folder / "NORMAL/a.dcm", dicom(picture, PatientID="HOSP-1"))
@@ -671,4 +718,6 @@ def test_patients_are_kept_apart_by_the_key_alone(folder):
     scan()
     keys = dict(only().images.exclude(patient_key="").values_list("path", "patient_key"))
     assert set(keys) == {"NORMAL/a.dcm", "NORMAL/patient77/b.png"}
-    assert all("77" not in key[:2] and "HOSP" not in key and len(key) == 32 for key in keys.values())
+    assert set(map(len, keys.values())) == {32}
+    assert keys["NORMAL/a.dcm"] == patient_key("|HOSP-1")
+    assert not [key for key in keys.values() if "HOSP" in key or "patient" in key]

@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from datasets import decoding, imaging, scanning
+from datasets import decoding, duplicates, imaging, scanning
 from datasets.layouts import FoundDataset, find_datasets, folder_problems
 from datasets.phantoms import SIZE, make_samples
 from datasets.scanning import Record
@@ -64,6 +64,14 @@ def test_every_image_is_readable_and_every_class_has_as_many(found: dict[str, Fo
     assert {(record.format, record.width, record.height) for record in read} == {(kind, SIZE, SIZE)}
     assert set(Counter(record.class_name for record in read).values()) == {PER_CLASS}
     assert len({record.digest for record in read}) == len(read)
+
+
+@pytest.mark.parametrize("name", [CHEST, ARM, KNEE])
+def test_no_picture_is_taken_for_a_copy_of_another(found: dict[str, FoundDataset], name):
+    """Drawn pictures are alike; near-duplicates would tie their invented patients together."""
+    prints = np.stack([np.frombuffer(record.fingerprint, np.uint8) for record in records(found[name])])
+
+    assert len(set(duplicates.clusters(prints).tolist())) == len(prints)
 
 
 @pytest.mark.parametrize(("name", "key"), [(CHEST, "file-name"), (ARM, "csv"), (KNEE, "dicom")])

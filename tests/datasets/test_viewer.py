@@ -134,6 +134,44 @@ def test_a_file_that_cannot_be_read_any_more_is_explained(damage, page, dataset,
     assert str(dataset.folder) not in answer.content.decode()
 
 
+@pytest.mark.parametrize("whole_folder", [False, True])
+def test_a_link_that_was_put_in_place_of_a_file_is_not_followed(whole_folder, page, dataset, tmp_path):
+    image = image_of(dataset, "NORMAL/plain.jpg")
+    replaced = dataset.folder / ("NORMAL" if whole_folder else image.path)
+    elsewhere = tmp_path / "elsewhere"
+    replaced.rename(elsewhere)
+    replaced.symlink_to(elsewhere)
+    response = page(image.get_absolute_url())
+    assert "links are not followed" in response.content.decode()
+    assert pictures(response) == []
+    assert page(reverse("datasets:image-thumbnail", args=[image.pk])).status_code == 404
+    assert page(reverse("api:image-picture", args=[image.pk])).status_code == 404
+
+
+def test_links_in_a_circle_are_explained_too(page, dataset):
+    image = image_of(dataset, "NORMAL/plain.jpg")
+    file = dataset.folder / image.path
+    file.unlink()
+    file.symlink_to(file)
+    assert "links are not followed" in page(image.get_absolute_url()).content.decode()
+
+
+def test_the_dataset_folder_itself_may_be_a_link(page, dataset, settings, tmp_path):
+    """IT may mount it anywhere."""
+    link = tmp_path / "mounted"
+    link.symlink_to(settings.DATASET_ROOT)
+    settings.DATASET_ROOT = link
+    assert len(pictures(page(image_of(dataset, "NORMAL/plain.jpg").get_absolute_url()))) == 2
+
+
+def test_a_dataset_that_is_the_root_itself_has_pictures_too(page, settings):
+    for seed, label in enumerate(("NORMAL", "SICK")):
+        save(settings.DATASET_ROOT / label / "1.png", seed=seed)
+    scan()
+    image = Dataset.objects.get(name=".").images.first()
+    assert len(pictures(page(image.get_absolute_url()))) == 2
+
+
 def test_a_file_with_other_pixels_than_at_the_scan_says_so(page, dataset):
     image = image_of(dataset, "NORMAL/plain.jpg")
     assert "other pixels than at the last scan" not in page(image.get_absolute_url()).content.decode()

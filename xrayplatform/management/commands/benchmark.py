@@ -1,9 +1,10 @@
 """`manage.py benchmark NAME --json`: how fast the platform is, beside what the machine could do at best."""
 
 import json
-import sys
 from argparse import ArgumentParser
 from typing import Any
+
+from django.core.management.base import CommandError
 
 from xrayplatform import benchmarks
 from xrayplatform.commands import PlatformCommand
@@ -20,10 +21,13 @@ class Command(PlatformCommand):
             benchmark.arguments(subparser)
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
-        if benchmarks.in_sandbox():
-            return benchmarks.known()[options["benchmark"]].run(options)
-        arguments = [argument for argument in sys.argv[2:] if argument != "--json"]
-        return json.loads(benchmarks.run_in_sandbox(arguments))
+        benchmark = benchmarks.known()[options["benchmark"]]
+        try:
+            if benchmarks.in_sandbox():
+                return benchmark.run(options)
+            return benchmarks.run_in_sandbox(benchmarks.arguments_for(benchmark, options))
+        except benchmarks.BenchmarkFailed as error:
+            raise CommandError(str(error)) from error
 
     def show(self, result: dict[str, Any]) -> None:
         self.stdout.write(json.dumps(result, indent=2))
