@@ -114,26 +114,36 @@ class PixelStore:
     def open(self, check: Callable[[int], None] = lambda rows: None) -> NDArray[np.int64]:
         """Go on where an earlier attempt stopped, or start; returns the rows that are still to be written.
 
-        Rows that claim to be complete are checked against their hash; `check` is told how many were. Raises OSError.
+        Rows that claim to be complete are checked against their hash, in finished pixels as well; `check` is told how
+        many were. Raises OSError.
         """
         if self.is_complete:
-            return np.zeros(0, np.int64)
+            if self._fits() and not len(self._incomplete(check)):
+                return np.zeros(0, np.int64)
+            # The disk lost bits of finished pixels: what is whole stays, the rest is decoded again.
+            shutil.rmtree(self.part, ignore_errors=True)
+            self.folder.replace(self.part)
         if not self._fits():
             shutil.rmtree(self.part, ignore_errors=True)
             self.part.mkdir(parents=True)
             _allocate(self.part / "images.npy", self.shape)
             _allocate(self.part / "hashes.npy", (self.shape[0], HASH_BYTES))
             return np.arange(self.shape[0])
-        images, hashes = self._arrays("r+")
-        missing: list[int] = []
+        missing = self._incomplete(check)
+        self._arrays("r+")[1][missing] = 0
+        return missing
+
+    def _incomplete(self, check: Callable[[int], None]) -> NDArray[np.int64]:
+        """Rows without a hash, or whose pixels are not those of their hash."""
+        images, hashes = self._arrays("r")
         claimed: list[int] = hashes.max(axis=1).tolist()
+        rows: list[int] = []
         for row in range(self.shape[0]):
             if not claimed[row] or hashlib.sha256(images[row]).digest() != hashes[row].tobytes():
-                missing.append(row)
+                rows.append(row)
             if row % _CHUNK == 0:
                 check(row)
-        hashes[missing] = 0
-        return np.asarray(missing, np.int64)
+        return np.asarray(rows, np.int64)
 
     def copy_from(self, other: "PixelStore", rows: Sequence[tuple[int, int]]) -> None:
         """Take over rows (own number, number in the other store) that were decoded for an earlier preparation."""

@@ -19,6 +19,7 @@ from xrayplatform.jobs import JobCancelled, JobError
 from . import decoding, findings, imaging, layouts, scanning
 from .layouts import MAX_IMAGE_PATH, Candidate, FolderFiles, FoundDataset, Problem
 from .models import (
+    CHECK_LABEL,
     Dataset,
     DatasetImage,
     FileProblem,
@@ -117,6 +118,7 @@ class DatasetScan:
         self.records: list[scanning.Record] = []
         self.problems: dict[str, tuple[Candidate, Problem]] = {}
         self.relabelled: list[DatasetImage] = []
+        self.other_labels: list[str] = []
         # By changed folder, what is there: hashes instead of names, because there may be a million.
         self.seen: dict[str, set[int]] = {}
         self.seen_problems: dict[str, set[int]] = {}
@@ -219,6 +221,8 @@ class DatasetScan:
             said["patient_source"] = candidate.patient_source
         if all(getattr(image, name) == value for name, value in said.items()):
             return
+        if image.class_name != candidate.class_name:
+            self.other_labels.append(image.path)
         for name, value in said.items():
             setattr(image, name, value)
         self.relabelled.append(image)
@@ -232,17 +236,25 @@ class DatasetScan:
             self._save_images()
             self._save_problems()
             DatasetImage.objects.bulk_update(self.relabelled, LABELS)
-        self.records, self.problems, self.relabelled = [], {}, []
+            self._forget_doubts(self.other_labels)
+        self.records, self.problems, self.relabelled, self.other_labels = [], {}, [], []
 
     def _save_images(self) -> None:
         images = [_image_row(self.dataset, record) for record in self.records]
+        read = [image.path for image in images]
+        known = self.dataset.images.filter(path__in=read).values_list("path", "digest", "class_name")
+        before = {path: (digest, class_name) for path, digest, class_name in known}
         DatasetImage.objects.bulk_create(
             images, update_conflicts=True, unique_fields=["dataset", "path"], update_fields=CONTENT
         )
-        read = [image.path for image in images]
         self.dataset.file_problems.filter(path__in=read).delete()
-        # Other pixels: what a model thought of the old ones says nothing.
-        Finding.objects.filter(dataset=self.dataset, image__path__in=read).delete()
+        self._forget_doubts(
+            [image.path for image in images if before.get(image.path, ()) != (image.digest, image.class_name)]
+        )
+
+    def _forget_doubts(self, paths: list[str]) -> None:
+        """What a model thought of other pixels, or of another label, says nothing of these."""
+        Finding.objects.filter(dataset=self.dataset, code=CHECK_LABEL, image__path__in=paths).delete()
 
     def _save_problems(self) -> None:
         FileProblem.objects.bulk_create(
@@ -323,11 +335,11 @@ class DatasetScan:
         dataset.unreadable_count = dataset.file_problems.count()
         known, dataset.digest = dataset.digest, content.hexdigest()
         dataset.signature = "" if dataset.missing_count or self.unsettled else found.signature
-        if self.changed or dataset.digest != known:
-            self.progress.say("Judging the images")
+        if self.changed or dataset.digest != known or dataset.quality.get("pattern", "") != dataset.pattern:
+            self.progress.say(findings.JUDGING)
             dataset.refresh_from_db(fields=CHOICES)
             dataset.derive_classes()
-            findings.refresh(dataset)
+            findings.refresh(dataset, self.progress.say)
         _save_with_choices(dataset, SUMMARY)
 
     def _save_problems_of_folders(self) -> None:

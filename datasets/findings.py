@@ -2,9 +2,9 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from django.conf import settings
@@ -12,10 +12,13 @@ from django.db import models, transaction
 from numpy.typing import NDArray
 
 from . import duplicates, patterns, quality
-from .models import CHECK_LABEL, Dataset, DatasetImage, Decision, Finding
+from .models import CHECK_LABEL, COPIES, Dataset, DatasetImage, Decision, Finding
 
 BATCH = 500
 EXAMPLES = 12
+JUDGING = "Judging the images"
+# Thresholds differ by as much when other pairs of the same pictures are drawn for them; so far the earlier ones hold.
+THRESHOLD_DRIFT = 0.005
 PATIENTS_UNCOUNTED = quality.Hint(
     "hint",
     "patients-uncounted",
@@ -24,20 +27,30 @@ PATIENTS_UNCOUNTED = quality.Hint(
 COLUMNS = (*quality.MEASURES, "colour", "burned_in")
 
 
-def refresh(dataset: Dataset) -> None:
-    """Write the findings of a dataset anew and its figures into `dataset.quality`; does not save the dataset."""
+Say = Callable[[str], None]
+Item = TypeVar("Item")
+
+
+def refresh(dataset: Dataset, say: Say = lambda message: None) -> None:
+    """Write the findings of a dataset anew and its figures into `dataset.quality`; does not save the dataset.
+
+    say: told what is going on, several times a second; what it raises (a cancelled job) passes through, and another
+    refresh can begin anew. Not called in transactions, in which a job could not renew its lease.
+    """
     columns = _Columns(dataset)
     settings.MODEL_ROOT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=settings.MODEL_ROOT) as file:
-        columns.read(file)
+        columns.read(file, say)
         distributions = quality.distributions(columns.measures)
-        clusters = _write_clusters(dataset, columns)
-        found = [(columns.keys[row], finding) for row, finding in quality.judge(columns.measures, distributions)]
-    found += _exact_duplicates(dataset)
-    found += _near_duplicates(dataset, clusters)
+        clusters = _write_clusters(dataset, columns, say)
+        judged = _telling(say, quality.judge(columns.measures, distributions))
+        found = [(columns.keys[row], finding) for row, finding in judged]
+    found += _telling(say, _exact_duplicates(dataset))
+    found += _telling(say, _near_duplicates(dataset, clusters.several))
     with transaction.atomic():
         dataset.findings.exclude(code=CHECK_LABEL).delete()
         _save(dataset, found)
+    say(JUDGING)
     # Judging takes its time, and somebody may have merged classes meanwhile.
     dataset.refresh_from_db(fields=["class_choices"])
     dataset.findings.write_conflicts(dataset)
@@ -49,7 +62,15 @@ def refresh(dataset: Dataset) -> None:
         "hints": [hint.to_json() for hint in hints],
         "patients": _patients_json(per_patient),
         "pattern": dataset.pattern,
+        "near_duplicates": clusters.to_json(dataset),
     }
+
+
+def _telling(say: Say, items: Iterable[Item]) -> Iterator[Item]:
+    for number, item in enumerate(items):
+        if number % BATCH == 0:
+            say(JUDGING)
+        yield item
 
 
 class _Columns:
@@ -64,7 +85,7 @@ class _Columns:
         self.fingerprints: NDArray[np.uint8] = np.zeros((0, duplicates.FINGERPRINT_BYTES), np.uint8)
         self.with_fingerprint = np.zeros(count, bool)
 
-    def read(self, file: Any) -> None:
+    def read(self, file: Any, say: Say) -> None:
         count = len(self.keys)
         if not count:
             return
@@ -72,7 +93,8 @@ class _Columns:
         rows = self.dataset.images.order_by("pk").values_list(
             "pk", "cluster", "width", "height", "measures", "fingerprint"
         )
-        for row, (pk, cluster, width, height, measures, fingerprint) in enumerate(rows.iterator(2000)):
+        told = _telling(say, rows.iterator(2000))
+        for row, (pk, cluster, width, height, measures, fingerprint) in enumerate(told):
             self.keys[row], self.clusters[row] = pk, cluster or 0
             self.measures["width"][row], self.measures["height"][row] = width, height
             for name in COLUMNS:
@@ -83,25 +105,90 @@ class _Columns:
                 self.with_fingerprint[row] = True
 
 
-def _write_clusters(dataset: Dataset, columns: _Columns) -> dict[int, list[int]]:
-    """Find near-duplicates, store each image's cluster where it changed, and return those with several images."""
+@dataclass(frozen=True)
+class _Clusters:
+    """Near-duplicates as they were stored. several: numbers of the images, by that of the first, where these are more
+    than one; limits: similarities from which on they were joined."""
+
+    several: dict[int, list[int]]
+    limits: tuple[float, float]
+
+    def to_json(self, dataset: Dataset) -> dict[str, Any]:
+        """What the next run has to know to add to this one, see `_earlier_limits`."""
+        bridged = _bridged([len(group) for group in self.several.values()])
+        return {"limits": self.limits, "bridged": bridged, "read_with": dataset.read_with}
+
+
+def _write_clusters(dataset: Dataset, columns: _Columns, say: Say) -> _Clusters:
+    """Find near-duplicates and store each image's cluster where it changed: the number of its first image.
+
+    An image without near-duplicates has its own number. One that was read since the last run has none; only such
+    images are compared with all others, if what is known of these still holds.
+    """
     rows = np.flatnonzero(columns.with_fingerprint)
+    fingerprints = columns.fingerprints if len(rows) == len(columns.keys) else columns.fingerprints[rows]
+    stored = columns.clusters[rows]
+    limits = duplicates.thresholds(fingerprints)
+    earlier = _earlier_limits(dataset, stored, limits)
     numbers = duplicates.clusters(
-        columns.fingerprints if len(rows) == len(columns.keys) else columns.fingerprints[rows]
+        fingerprints,
+        known=np.where(stored > 0, stored, -1),
+        fresh=np.ones(len(rows), bool) if earlier is None else stored == 0,
+        limits=earlier or limits,
+        progress=lambda share: say(f"Looking for near-duplicates, {100 * share:.0f} %"),
     )
-    members: dict[int, list[int]] = {}
-    for row, number in zip(rows.tolist(), numbers.tolist(), strict=True):
-        members.setdefault(number, []).append(row)
-    groups = {int(columns.keys[group[0]]): [int(columns.keys[row]) for row in group] for group in members.values()}
-    several = {first: group for first, group in groups.items() if len(group) > 1}
-    wanted = {key: first for first, group in several.items() for key in group}
-    changed = [
-        DatasetImage(pk=key, cluster=wanted.get(key))
-        for key, cluster in zip(columns.keys.tolist(), columns.clusters.tolist(), strict=True)
-        if cluster != (wanted.get(key) or 0)
+    _, first, sizes = np.unique(numbers, return_index=True, return_counts=True)
+    wanted = np.zeros(len(columns.keys), np.int64)
+    wanted[rows] = columns.keys[rows[first]][numbers]
+    _store_clusters(dataset, columns, wanted, say)
+    several: dict[int, list[int]] = {}
+    for row in rows[sizes[numbers] > 1].tolist():
+        several.setdefault(int(wanted[row]), []).append(int(columns.keys[row]))
+    return _Clusters(several, earlier or limits)
+
+
+def _earlier_limits(
+    dataset: Dataset, stored: NDArray[np.int64], limits: tuple[float, float]
+) -> tuple[float, float] | None:
+    """Those of the last run if its clusters hold, but for images that have none; None if all must be found anew.
+
+    They do not hold when fingerprints were made in another way, when pictures are now more or less alike than they
+    were, and when an image is gone, or was read again, that may have been what joined others.
+    """
+    judged = dataset.quality.get("near_duplicates")
+    if not judged or judged["read_with"] != dataset.read_with:
+        return None
+    # Between two runs clusters lose images but never gain some; of two images the one left is alone, as it should be.
+    if judged["bridged"] != _bridged(np.unique(stored[stored > 0], return_counts=True)[1].tolist()):
+        return None
+    whole, content = judged["limits"]
+    drift = max(abs(whole - limits[0]), abs(content - limits[1]))
+    return (whole, content) if drift <= THRESHOLD_DRIFT else None
+
+
+def _bridged(sizes: Iterable[int]) -> int:
+    """Images in clusters of three and more, in which two may be joined only through a third."""
+    return sum(size for size in sizes if size > 2)
+
+
+def _store_clusters(dataset: Dataset, columns: _Columns, wanted: NDArray[np.int64], say: Say) -> None:
+    changed = np.flatnonzero(columns.clusters != wanted)
+    if not len(changed):
+        return
+    # If this stops half-way, rows of two runs lie side by side, and the next run must not add to them.
+    without = {name: told for name, told in dataset.quality.items() if name != "near_duplicates"}
+    Dataset.objects.filter(pk=dataset.pk).update(quality=without)
+    alone = wanted[changed] == columns.keys[changed]
+    own = columns.keys[changed[alone]].tolist()
+    for start in range(0, len(own), BATCH):
+        say(JUDGING)
+        DatasetImage.objects.filter(pk__in=own[start : start + BATCH]).update(cluster=models.F("pk"))
+    others = [
+        DatasetImage(pk=int(columns.keys[row]), cluster=int(wanted[row]) or None) for row in changed[~alone].tolist()
     ]
-    DatasetImage.objects.bulk_update(changed, ["cluster"], batch_size=BATCH)
-    return several
+    for start in range(0, len(others), BATCH):
+        say(JUDGING)
+        DatasetImage.objects.bulk_update(others[start : start + BATCH], ["cluster"])
 
 
 def _exact_duplicates(dataset: Dataset) -> Iterator[tuple[int, quality.Finding]]:
@@ -174,6 +261,10 @@ class KindReport:
     excluded: int
     kept: int
     examples: list[Finding]
+
+    @property
+    def is_about_copies(self) -> bool:
+        return self.code in COPIES
 
     @property
     def open(self) -> int:

@@ -125,6 +125,14 @@ class PatternForm(forms.Form):
     )
 
 
+class DecideAllForm(forms.Form):
+    """One decision about all images with a finding that nobody has judged yet."""
+
+    code = forms.CharField(max_length=30, widget=forms.HiddenInput)
+    action = forms.ChoiceField(choices=[*Decision.Action.choices, ("spare-one", "Keep one of each")])
+    reason = forms.CharField(max_length=300)
+
+
 class DecisionForm(forms.Form):
     code = forms.ChoiceField(
         choices=[(code, code) for code in Decision.CODES], initial=Decision.BY_HAND, widget=forms.HiddenInput

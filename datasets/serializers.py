@@ -105,6 +105,13 @@ class DecideSerializer(serializers.Serializer):
     reason = serializers.CharField(max_length=300, required=False, allow_blank=True, default="")
 
 
+class DecideAllSerializer(serializers.Serializer):
+    code = serializers.CharField(max_length=30, help_text="of the findings")
+    action = serializers.ChoiceField(choices=Decision.Action.choices)
+    reason = serializers.CharField(max_length=300)
+    spare_one = serializers.BooleanField(default=False, help_text="of copies: keep the first, leave out the others")
+
+
 class FindingSerializer(serializers.ModelSerializer):
     path = serializers.CharField(source="image.path", read_only=True)
     class_name = serializers.CharField(source="image.class_name", read_only=True)

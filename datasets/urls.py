@@ -17,6 +17,7 @@ urlpatterns = [
     path("<int:pk>/choices/pattern/", datasets.pattern_preview, name="pattern-preview"),
     path("<int:pk>/missing/accept/", datasets.missing_accept, name="missing-accept"),
     path("<int:pk>/quality/", quality.quality_report, name="quality-report"),
+    path("<int:pk>/quality/decide/", quality.finding_decide, name="finding-decide"),
     path("<int:pk>/images/", images.image_list, name="image-list"),
     path("images/<int:pk>/", images.image_detail, name="image-detail"),
     path("images/<int:pk>/thumbnail.png", images.image_thumbnail, name="image-thumbnail"),

@@ -14,7 +14,7 @@ from rest_framework.viewsets import GenericViewSet
 
 from datasets.imaging import ImageError
 from xrayplatform import audit
-from xrayplatform.http import Conflict, NewestFirstPagination, Unavailable
+from xrayplatform.http import Conflict, NewestFirstPagination, Unavailable, row_filter
 
 from .engine import EngineError
 from .models import NoActiveModel, Prediction
@@ -28,7 +28,7 @@ class NewestPredictionsFirst(NewestFirstPagination):
 
 
 class PredictionFilter(django_filters.FilterSet):
-    version = django_filters.NumberFilter("version_id")
+    version = row_filter("version_id")
 
     class Meta:
         model = Prediction

@@ -12,12 +12,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
+from xrayplatform.http import row_filter
+
 from .models import TrainingRun
 from .serializers import EpochMetricSerializer, RunLogSerializer, RunSerializer, StartRunSerializer
 
 
 class RunFilter(django_filters.FilterSet):
-    preparation = django_filters.NumberFilter("preparation_id")
+    preparation = row_filter("preparation_id")
 
     class Meta:
         model = TrainingRun

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+import django_filters
 from django.conf import settings
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
@@ -120,6 +121,17 @@ def _touch_session(request: HttpRequest) -> None:
     now = int(time.time())
     if now - request.session.get("seen", 0) >= TOUCH_SESSION_EVERY_SECONDS:
         request.session["seen"] = now
+
+
+MAX_ROW = 2**63 - 1
+
+
+def row_filter(field: str) -> django_filters.NumberFilter:
+    """By the number of a row. One that no row can have is a wrong value, not an error of the database.
+
+    Not by a choice of rows: a choice would tell which numbers other teams have.
+    """
+    return django_filters.NumberFilter(field, min_value=0, max_value=MAX_ROW, decimal_places=0)
 
 
 class NewestFirstPagination(CursorPagination):

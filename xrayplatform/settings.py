@@ -220,6 +220,7 @@ SPECTACULAR_SETTINGS = {
         "JobState": "xrayplatform.jobs.Job.State",
         "DatasetState": "datasets.models.Dataset.State",
         "VersionState": "registry.models.ModelVersion.State",
+        "DecisionAction": "datasets.models.Decision.Action",
     },
 }
 

@@ -24,6 +24,7 @@ from ..serializers import (
     ChoicesSerializer,
     DatasetListSerializer,
     DatasetSerializer,
+    DecideAllSerializer,
     PatternSerializer,
     PreparationSerializer,
     PrepareSerializer,
@@ -46,6 +47,7 @@ class DatasetViewSet(ReadOnlyModelViewSet):
         "choices": "datasets.curate_dataset",
         "pattern": "datasets.curate_dataset",
         "quality": "datasets.view_finding",
+        "decide": "datasets.curate_dataset",
         "compare": "datasets.view_preparation",
     }
 
@@ -106,6 +108,15 @@ class DatasetViewSet(ReadOnlyModelViewSet):
     def quality(self, request: Request, pk: Any = None) -> Response:
         """The quality report: distributions, hints, findings by kind. The findings themselves are under `findings/`."""
         return Response(report(self.get_object()).to_json())
+
+    @extend_schema(request=DecideAllSerializer, responses=OpenApiTypes.OBJECT)
+    @action(detail=True, methods=["post"])
+    def decide(self, request: Request, pk: Any = None) -> Response:
+        """One decision about all images with a finding that nobody has judged yet; answers how many it was."""
+        dataset = self.get_object()
+        given = DecideAllSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        return Response(dataset.findings.decide_all(dataset, **given.validated_data, by=request.user))
 
     @extend_schema(
         parameters=[

@@ -14,18 +14,12 @@ from rest_framework.response import Response
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
 from xrayplatform import audit
+from xrayplatform.http import row_filter
 from xrayplatform.teams import visible
 
 from .. import rendering
 from ..models import DatasetImage, Finding
 from ..serializers import DecideSerializer, FindingSerializer, ImageDetailSerializer, ImageSerializer
-
-MAX_ROW = 2**63 - 1
-
-
-def row_filter(field: str) -> django_filters.NumberFilter:
-    """By the number of a row. One that no row can have is a wrong value, not an error of the database."""
-    return django_filters.NumberFilter(field, min_value=0, max_value=MAX_ROW, decimal_places=0)
 
 
 class ImageFilter(django_filters.FilterSet):

@@ -10,9 +10,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
+from xrayplatform.http import row_filter
+
 from ..models import Preparation
 from ..serializers import PreparationSerializer
-from .images import row_filter
 
 
 class PreparationFilter(django_filters.FilterSet):

@@ -19,6 +19,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
+from xrayplatform.http import row_filter
 from xrayplatform.teams import Team
 
 from ..models import Dataset, Upload
@@ -60,7 +61,7 @@ class UploadCreateSerializer(serializers.Serializer):
 class UploadFilter(django_filters.FilterSet):
     """By number, not by a choice of rows: a choice would tell which numbers other teams have."""
 
-    dataset = django_filters.NumberFilter("dataset_id")
+    dataset = row_filter("dataset_id")
 
     class Meta:
         model = Upload

@@ -20,6 +20,8 @@ from .dataset import Dataset
 LABEL_CONFLICT = "label-conflict"
 # Written by trainings, not by scans; a scan leaves them alone.
 CHECK_LABEL = "check-label"
+# Findings about copies, and what copies of one picture have in common.
+COPIES = {"exact-duplicate": "digest", "near-duplicate": "cluster"}
 
 
 class DatasetImageQuerySet(TeamScopedQuerySet):
@@ -105,11 +107,7 @@ class DatasetImage(models.Model):
 
     def decide(self, code: str, action: str, reason: str, *, by: Any) -> "Decision":
         """Exclude the image, or keep it in spite of a finding. The next preparation honours it. Raises JobError."""
-        if code not in Decision.CODES:
-            raise JobError(f"There is no finding {shortened(code)}.", f"Known are: {', '.join(Decision.CODES)}.")
-        reason = " ".join(reason.split())
-        if not reason:
-            raise JobError("A decision needs a reason.", "Say in a few words why.")
+        reason = _checked_reason(code, reason)
         with transaction.atomic():
             old = Decision.objects.filter(dataset=self.dataset, path=self.path, code=code).first()
             decision, _ = Decision.objects.update_or_create(
@@ -119,7 +117,7 @@ class DatasetImage(models.Model):
                 defaults={
                     "digest": self.digest,
                     "action": action,
-                    "reason": reason[:300],
+                    "reason": reason,
                     "decided_by": by,
                     "decided_at": timezone.now(),
                 },
@@ -129,7 +127,7 @@ class DatasetImage(models.Model):
                 self,
                 actor=by,
                 before=old.to_json() if old else None,
-                after={"dataset": self.dataset.name, "code": code, "reason": reason[:300]},
+                after={"dataset": self.dataset.name, "code": code, "reason": reason},
             )
             self.dataset.findings.write_conflicts(self.dataset, self.digest)
         return decision
@@ -144,6 +142,23 @@ class DatasetImage(models.Model):
             old.delete()
             self.dataset.findings.write_conflicts(self.dataset, self.digest)
         return True
+
+
+def _checked_reason(code: str, reason: str) -> str:
+    if code not in Decision.CODES:
+        raise JobError(f"There is no finding {shortened(code)}.", f"Known are: {', '.join(Decision.CODES)}.")
+    reason = " ".join(reason.split())[:300]
+    if not reason:
+        raise JobError("A decision needs a reason.", "Say in a few words why.")
+    return reason
+
+
+def _firsts(images: Iterable[tuple[str, str, Any]]) -> set[str]:
+    """The first path of each group of (path, digest, group)."""
+    first: dict[Any, str] = {}
+    for path, _, group in images:
+        first[group] = min(path, first.get(group, path))
+    return set(first.values())
 
 
 class FileProblem(models.Model):
@@ -191,6 +206,47 @@ class FindingQuerySet(models.QuerySet):
             action=models.Subquery(decisions.values("action")[:1]),
             reason=models.Subquery(decisions.values("reason")[:1]),
         )
+
+    def decide_all(
+        self, dataset: Dataset, code: str, action: str, reason: str, *, spare_one: bool = False, by: Any
+    ) -> dict[str, int]:
+        """Decide about all images of the dataset with this finding that nobody has judged. Raises JobError.
+
+        spare_one: of pictures that are (nearly) the same, the first by path is kept and the others are left out.
+        Returns how many were left out and how many were kept.
+        """
+        reason = _checked_reason(code, reason)
+        if spare_one and code not in COPIES:
+            raise JobError("Keeping one of each makes sense for copies only.", f"Those are: {', '.join(COPIES)}.")
+        with transaction.atomic():
+            found = dataset.findings.filter(code=code).with_decision().filter(action__isnull=True)
+            images = list(found.values_list("image__path", "image__digest", f"image__{COPIES.get(code, 'pk')}"))
+            spared = _firsts(images) if spare_one else set()
+            decisions = [
+                Decision(
+                    dataset=dataset,
+                    path=path,
+                    digest=digest,
+                    code=code,
+                    action=Decision.Action.KEEP if path in spared else action,
+                    reason=reason,
+                    decided_by=by,
+                )
+                for path, digest, _ in images
+            ]
+            Decision.objects.bulk_create(
+                decisions,
+                batch_size=500,
+                update_conflicts=True,
+                unique_fields=["dataset", "path", "code"],
+                update_fields=["digest", "action", "reason", "decided_by", "decided_at"],
+            )
+            counts = {name: sum(item.action == name for item in decisions) for name in Decision.Action.values}
+            # Which images, is in the decisions; what they were decided by, for each, too.
+            after = {"code": code, "action": action, "spare_one": spare_one, "reason": reason, **counts}
+            audit.record("dataset.decide_all", dataset, actor=by, after=after)
+            self.write_conflicts(dataset)
+        return counts
 
     def write_conflicts(self, dataset: Dataset, digest: str = "") -> None:
         """Write anew which images of the dataset bear another label than equal pixels elsewhere in it.

@@ -1,14 +1,17 @@
 """Pages: the quality report of a dataset."""
 
+from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
-from django.views.decorators.http import require_GET
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_POST
 
 from xrayplatform import audit
 from xrayplatform.access import allow
+from xrayplatform.jobs import JobError
 
 from ..findings import report
-from ..forms import DecisionForm
+from ..forms import DecideAllForm, DecisionForm
+from ..models import Decision
 from .datasets import visible_dataset
 
 
@@ -25,3 +28,25 @@ def quality_report(request: HttpRequest, pk: int) -> HttpResponse:
         "tab": "quality",
     }
     return render(request, "datasets/quality_report.html", context)
+
+
+@allow("datasets.curate_dataset")
+@require_POST
+def finding_decide(request: HttpRequest, pk: int) -> HttpResponse:
+    """One decision about all images with a finding that nobody has judged yet."""
+    dataset = visible_dataset(request, pk)
+    form = DecideAllForm(request.POST)
+    if not form.is_valid():
+        messages.warning(request, "Choose what to do with the images, and say why.")
+        return redirect("datasets:quality-report", pk)
+    data = form.cleaned_data
+    spare_one = data["action"] == "spare-one"
+    action = Decision.Action.EXCLUDE if spare_one else data["action"]
+    try:
+        counts = dataset.findings.decide_all(
+            dataset, data["code"], action, data["reason"], spare_one=spare_one, by=request.user
+        )
+        messages.success(request, f"{counts['exclude']:,} images left out, {counts['keep']:,} kept.")
+    except JobError as error:
+        messages.warning(request, f"{error} {error.hint}")
+    return redirect("datasets:quality-report", pk)

@@ -170,6 +170,27 @@ def test_finished_pixels_are_used_again(tmp_path: Path):
     assert again.digest() == store.digest()
 
 
+@pytest.mark.parametrize("damage", ["bits", "cut"])
+def test_finished_pixels_that_the_disk_damaged_are_decoded_again(tmp_path: Path, damage):
+    store = store_of(tmp_path)
+    store.finish()
+    if damage == "cut":
+        os.truncate(store.images, 300)
+    else:
+        with store.images.open("r+b") as file:
+            file.seek(store.offset + 64)
+            file.write(bytes(64))
+
+    again = PixelStore(tmp_path / "pixels-1-a", 4, 8)
+
+    missing = again.open().tolist()
+    assert missing == ([1] if damage == "bits" else [0, 1, 2, 3])
+    for row in missing:
+        write_row(again, row, IMAGES[row])
+    again.finish()
+    assert np.array_equal(np.load(again.images), IMAGES)
+
+
 def test_rows_decoded_for_another_preparation_are_taken_over_if_they_are_whole(tmp_path: Path):
     other = store_of(tmp_path / "other")
     other.finish()

@@ -64,6 +64,7 @@ PAGES = [
     Row("GET", "datasets:pattern-preview", SCIENTIST, 200, "dataset"),
     Row("POST", "datasets:missing-accept", SCIENTIST, 302, "dataset"),
     Row("GET", "datasets:quality-report", ROLES, 200, "dataset"),
+    Row("POST", "datasets:finding-decide", SCIENTIST, 302, "dataset", {"code": "blurred", "action": "keep", "reason": "x"}),
     Row("GET", "datasets:image-list", ROLES, 200, "dataset"),
     Row("GET", "datasets:image-detail", ROLES, 200, "image"),
     # 404: let in, but the file of this image is not there.
@@ -113,6 +114,7 @@ API = [
     Row("POST", "api:dataset-pattern", SCIENTIST, 200, "dataset", {"pattern": ""}),
     Row("GET", "api:dataset-quality", ROLES, 200, "dataset"),
     Row("GET", "api:dataset-compare", ROLES, 200, "dataset"),
+    Row("POST", "api:dataset-decide", SCIENTIST, 200, "dataset", {"code": "blurred", "action": "keep", "reason": "x"}),
     Row("GET", "api:image-list", ROLES),
     Row("GET", "api:image-detail", ROLES, 200, "image"),
     Row("GET", "api:image-picture", ROLES, 404, "image"),

@@ -10,10 +10,12 @@ from datasets.models import Dataset, Decision
 from xrayplatform.commands import PlatformCommand
 from xrayplatform.jobs import JobError
 
+ACTIONS = ("exclude", "keep", "withdraw", "exclude_all", "keep_all")
+
 
 class Command(PlatformCommand):
     permission = "datasets.view_finding"
-    help = "Print the quality report of a dataset; with --exclude or --keep judge one image first."
+    help = "Print the quality report of a dataset; with --exclude, --keep or --exclude-all judge images first."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
@@ -21,6 +23,9 @@ class Command(PlatformCommand):
         judge = parser.add_mutually_exclusive_group()
         for action in ("exclude", "keep", "withdraw"):
             judge.add_argument(f"--{action}", metavar="PATH", help=f"{action} this image, relative to the dataset")
+        judge.add_argument("--exclude-all", metavar="CODE", help="leave out all open images with this finding")
+        judge.add_argument("--keep-all", metavar="CODE", help="keep all open images with this finding")
+        parser.add_argument("--spare-one", action="store_true", help="with --exclude-all: keep the first of each copy")
         parser.add_argument("--code", default=Decision.BY_HAND, help="the finding that the decision is about")
         parser.add_argument("--reason", default="", help="why")
         parser.add_argument("--list", metavar="CODE", help="list all images with this finding")
@@ -51,11 +56,16 @@ class Command(PlatformCommand):
 
 
 def _judge(dataset: Dataset, options: dict[str, Any], by: Any) -> None:
-    action = next((name for name in ("exclude", "keep", "withdraw") if options[name]), None)
+    action = next((name for name in ACTIONS if options[name]), None)
     if action is None:
         return
     if by is not None and not by.has_perm("datasets.curate_dataset"):
         raise CommandError(f"{by} has no role that allows this (datasets.curate_dataset).")
+    if action.endswith("_all"):
+        spare_one = options["spare_one"]
+        verb = action.removesuffix("_all")
+        dataset.findings.decide_all(dataset, options[action], verb, options["reason"], spare_one=spare_one, by=by)
+        return
     image = dataset.images.filter(path=options[action]).first()
     if image is None:
         raise CommandError(f"{dataset} has no image {options[action]!r}.")

@@ -50,14 +50,16 @@ class Command(PlatformCommand):
 
     def _create(self, options: dict[str, Any]) -> TrainingRun:
         given = {name: options[name] for name in USER_OPTIONS if options[name] is not None}
+        by = self.actor(options)
+        datasets = Dataset.objects.visible_to(by) if by else Dataset.objects.all()
         try:
             configuration = PRESETS[options["configuration"]].configuration.with_options(**given)
             with transaction.atomic():
                 run = TrainingRun.create(
-                    Dataset.objects.named(options["name"]),
+                    datasets.named(options["name"]),
                     options["architecture"],
                     configuration,
-                    self.actor(options),
+                    by,
                     preset=options["configuration"],
                 )
                 run.enqueue()

@@ -1,0 +1,109 @@
+"""One decision about all images with a finding: through page, API and command, with one audit entry."""
+
+import json
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.urls import reverse
+
+from datasets.models import Dataset, Decision
+from tests.datasets.files import encode, save
+from tests.datasets.test_scan import noise, scan
+from xrayplatform.audit import AuditEntry
+from xrayplatform.jobs import JobError
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def dataset(settings, team):
+    """Six pictures, of which the first lies there three times and the second twice."""
+    folder = settings.DATASET_ROOT / "lungs"
+    for number in range(6):
+        for label in ("ill", "well"):
+            save(folder / label / f"{number}.png", encode(noise(10 * number + (label == "ill")), "PNG"))
+    for name, number in (("copy1", 0), ("copy2", 0), ("copy3", 1)):
+        save(folder / "ill" / f"{name}.png", encode(noise(10 * number + 1), "PNG"))
+    scan()
+    dataset = Dataset.objects.get()
+    dataset.condition.team = team
+    dataset.condition.save()
+    return dataset
+
+
+def decided(dataset):
+    return dict(dataset.decisions.filter(code="exact-duplicate").values_list("path", "action"))
+
+
+SPARED = {
+    "ill/0.png": "keep",
+    "ill/copy1.png": "exclude",
+    "ill/copy2.png": "exclude",
+    "ill/1.png": "keep",
+    "ill/copy3.png": "exclude",
+}
+
+
+def test_one_of_each_copy_is_kept_and_the_others_are_left_out(dataset, alice, client):
+    client.force_login(alice)
+    data = {"code": "exact-duplicate", "action": "spare-one", "reason": "copies"}
+    page = client.post(reverse("datasets:finding-decide", args=[dataset.pk]), data, follow=True)
+    assert "3 images left out, 2 kept." in page.content.decode()
+    assert decided(dataset) == SPARED
+    assert dataset.images.included().count() == 12
+    entry = AuditEntry.objects.get(action="dataset.decide_all")
+    assert (entry.actor, entry.after["exclude"], entry.after["keep"], entry.after["reason"]) == (alice, 3, 2, "copies")
+    assert set(Decision.objects.values_list("decided_by__username", flat=True)) == {"alice"}
+
+
+def test_the_api_does_the_same(dataset, alice, api):
+    api.force_authenticate(alice)
+    data = {"code": "exact-duplicate", "action": "exclude", "reason": "copies", "spare_one": True}
+    answer = api.post(reverse("api:dataset-decide", args=[dataset.pk]), data)
+    assert (answer.status_code, answer.json()) == (200, {"exclude": 3, "keep": 2})
+    assert decided(dataset) == SPARED
+
+
+def test_the_command_does_the_same(dataset):
+    out = StringIO()
+    options = {"exclude_all": "exact-duplicate", "spare_one": True, "reason": "copies", "json": True}
+    call_command("quality_report", "lungs", **options, stdout=out, stderr=StringIO())
+    assert json.loads(out.getvalue())["findings"]["exact-duplicate"] == {
+        "title": "Same picture twice", "images": 5, "open": 0, "excluded": 3, "kept": 2,
+    }  # fmt: skip
+    assert decided(dataset) == SPARED
+
+
+def test_what_somebody_has_judged_stays_as_it_is(dataset, alice):
+    dataset.images.get(path="ill/copy1.png").decide("exact-duplicate", "keep", "it is another", by=alice)
+    assert dataset.findings.decide_all(dataset, "exact-duplicate", "exclude", "copies", by=None) == {
+        "exclude": 4,
+        "keep": 0,
+    }
+    assert decided(dataset)["ill/copy1.png"] == "keep"
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "message"),
+    [
+        ("exact-duplicate", {"reason": " "}, "needs a reason"),
+        ("no-such", {}, "no finding no-such"),
+        ("blurred", {"spare_one": True}, "makes sense for copies only"),
+    ],
+)
+def test_a_decision_that_makes_no_sense_is_refused(dataset, code, options, message):
+    with pytest.raises(JobError, match=message):
+        dataset.findings.decide_all(dataset, code, "exclude", **{"reason": "why", "by": None} | options)
+    with pytest.raises(CommandError, match=message):
+        given = {"exclude_all": code, "reason": "why"} | options
+        call_command("quality_report", "lungs", **given, stdout=StringIO(), stderr=StringIO())
+    assert not Decision.objects.exists()
+
+
+def test_only_who_may_curate_decides_and_other_teams_see_nothing(dataset, bob, charlie, client):
+    data = {"code": "exact-duplicate", "action": "exclude", "reason": "copies"}
+    for user, status in ((bob, 403), (charlie, 404)):
+        client.force_login(user)
+        assert client.post(reverse("datasets:finding-decide", args=[dataset.pk]), data).status_code == status
+    assert not Decision.objects.exists()
