@@ -25,6 +25,7 @@ PRUNERS = ["data scientist", "administrator"]
 SYSTEM = ["data scientist", "model manager", "administrator", "auditor"]
 PREPARE = {"seed": 0, "image_size": 128, "fit": "auto", "source_splits": "honour"}
 PREPARE |= {"validation_share": 0.15, "test_share": 0.15}
+DECIDE = {"code": "blurred", "action": "keep", "reason": "x"}
 RUN = {"dataset": "{dataset}", "architecture": "Custom_CNN", "configuration": "quick"}
 TEAM_OBJECTS = {"condition", "dataset", "image", "finding", "preparation", "upload", "run", "version", "prediction"}
 
@@ -64,7 +65,7 @@ PAGES = [
     Row("GET", "datasets:pattern-preview", SCIENTIST, 200, "dataset"),
     Row("POST", "datasets:missing-accept", SCIENTIST, 302, "dataset"),
     Row("GET", "datasets:quality-report", ROLES, 200, "dataset"),
-    Row("POST", "datasets:finding-decide", SCIENTIST, 302, "dataset", {"code": "blurred", "action": "keep", "reason": "x"}),
+    Row("POST", "datasets:finding-decide", SCIENTIST, 302, "dataset", DECIDE),
     Row("GET", "datasets:image-list", ROLES, 200, "dataset"),
     Row("GET", "datasets:image-detail", ROLES, 200, "image"),
     # 404: let in, but the file of this image is not there.
@@ -114,7 +115,7 @@ API = [
     Row("POST", "api:dataset-pattern", SCIENTIST, 200, "dataset", {"pattern": ""}),
     Row("GET", "api:dataset-quality", ROLES, 200, "dataset"),
     Row("GET", "api:dataset-compare", ROLES, 200, "dataset"),
-    Row("POST", "api:dataset-decide", SCIENTIST, 200, "dataset", {"code": "blurred", "action": "keep", "reason": "x"}),
+    Row("POST", "api:dataset-decide", SCIENTIST, 200, "dataset", DECIDE),
     Row("GET", "api:image-list", ROLES),
     Row("GET", "api:image-detail", ROLES, 200, "image"),
     Row("GET", "api:image-picture", ROLES, 404, "image"),
