@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import resource
+import select
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from datasets import duplicates, imaging, quality
 Answer = dict[str, Any]
 MEMORY_BYTES: Final = 2 * 1024**3
 FLUSH_SECONDS: Final = 0.02
+IDLE_SECONDS: Final = 60.0
 
 
 def main() -> None:
@@ -31,7 +33,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     received = b""
-    while content := os.read(0, 1 << 16):
+    # Idle, it ends by itself: a worker that scans once a day should not keep its decoders in memory until tomorrow.
+    while select.select([0], [], [], IDLE_SECONDS)[0] and (content := os.read(0, 1 << 16)):
         *lines, received = (received + content).split(b"\n")
         flushed = time.monotonic()
         for line in lines:

@@ -7,6 +7,7 @@ becomes an error of that file; the worker that asked goes on with the others.
 import itertools
 import json
 import os
+import queue
 import selectors
 import subprocess
 import sys
@@ -23,8 +24,12 @@ WORKERS: Final = min(16, os.cpu_count() or 1)
 AHEAD: Final = 16
 LIMIT_SECONDS: Final = 30.0
 START_SECONDS: Final = 60.0
+DESKS: Final = 2
+WAIT_SECONDS: Final = 10.0
 _PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE")
 
+# Exit status of a child that had nothing to do for a while, and of one that could not be loaded.
+ENDED_IDLE, FAILED_TO_START = 0, 1
 CRASHED: Final = "The file made its decoder crash, so it is damaged or hostile."
 
 Key = TypeVar("Key")
@@ -94,6 +99,8 @@ class Decoders:
         generator over a million files. Whoever stops early ends the decoders; the next call starts new ones.
         """
         with self._lock:
+            for child in [child for child in self._children if child.process.poll() is not None]:
+                self._drop(child)
             run = _Run(self, iter(requests))
             try:
                 yield from run.answers()
@@ -201,27 +208,49 @@ class _Run(Generic[Key]):
     ) -> Iterator[tuple[Key, Answer]]:
         """End the child. If one request alone waited it is the culprit, otherwise each is tried alone."""
         selector.unregister(child.answers)
-        never_worked = not child.answered and code == "decoder-crashed" and not _runs(child)
+        ended = child.process.wait(5) if code == "decoder-crashed" else None
         self.pool._drop(child)
-        if never_worked:
+        if not child.answered and ended == FAILED_TO_START:
             raise DecoderError("The decoding process ended before it could work.")
-        if len(child.waiting) > 1:
+        if len(child.waiting) > 1 or ended == ENDED_IDLE:
             self.suspects.extend(child.waiting)
         elif child.waiting:
             yield child.waiting[0][0], {"error": code, "message": f"{message} Copy or export it again."}
 
 
-def _runs(child: _Child[Any]) -> bool:
-    """Whether a dead child had got as far as decoding: one that failed to start ended with status 1, by no signal."""
-    return child.process.wait(5) != 1
+class Busy(RuntimeError):
+    """All that answer single questions are at work."""
 
 
 _shared: dict[int, Decoders] = {}
+_desks: dict[int, "queue.LifoQueue[Decoders]"] = {}
 
 
 def shared() -> Decoders:
-    """The pool of this process. A forked process gets one of its own."""
+    """The pool for the jobs of this process. A forked process gets one of its own."""
     if os.getpid() not in _shared:
         _shared.clear()
         _shared[os.getpid()] = Decoders()
     return _shared[os.getpid()]
+
+
+def ask(request: Answer) -> Answer:
+    """Answer a single request, as a web page has it; up to DESKS at the same time, apart from the jobs' pool.
+
+    Raises Busy when none is free within WAIT_SECONDS: a file that never ends must not hold up everybody.
+    """
+    if os.getpid() not in _desks:
+        _desks.clear()
+        desks: queue.LifoQueue[Decoders] = queue.LifoQueue()
+        for _ in range(DESKS):
+            desks.put(Decoders(workers=1))
+        _desks[os.getpid()] = desks
+    idle = _desks[os.getpid()]
+    try:
+        decoders = idle.get(timeout=WAIT_SECONDS)
+    except queue.Empty as error:
+        raise Busy("Too many pictures are being decoded at this moment. Try again.") from error
+    try:
+        return decoders.ask(request)
+    finally:
+        idle.put(decoders)

@@ -61,7 +61,10 @@ def _rendered(image: DatasetImage, **options: Any) -> dict[str, Any]:
         is_link = True
     if is_link:
         raise NotShown("A link lies where the file was, and links are not followed.")
-    answer = decoding.shared().ask({"op": "render", "path": str(path), **options})
+    try:
+        answer = decoding.ask({"op": "render", "path": str(path), **options})
+    except (decoding.Busy, decoding.DecoderError) as error:
+        raise NotShown(str(error)) from error
     if "error" in answer:
         raise NotShown(answer["message"])
     return answer

@@ -128,18 +128,19 @@ def run_cancel(request: HttpRequest, pk: int) -> HttpResponse:
 
 @allow("training.view_trainingrun", "datasets.view_datasetimage")
 @require_GET
-def augmentation_preview(request: HttpRequest, pk: int) -> HttpResponse:
+def augmentation_preview(request: HtmxHttpRequest, pk: int) -> HttpResponse:
     """Some training images of a preparation as a network will see them: as prepared, and changed as in each epoch."""
+    template = "training/_augmentation_preview.html" if request.htmx else "training/augmentation_preview.html"
     preparation = get_object_or_404(Preparation.objects.visible_to(request.user).select_related("dataset"), pk=pk)
     name = request.GET.get("configuration", "standard")
     preset = PRESETS.get(name) or PRESETS["standard"]
     try:
         rows = _changed_images(preparation, preset.configuration)
     except CacheError as error:
-        return render(request, "training/_augmentation_preview.html", {"error": str(error)})
+        return render(request, template, {"preparation": preparation, "error": str(error)})
     audit.record("preparation.view_images", preparation, actor=request.user)
     context = {"preparation": preparation, "rows": rows, "presets": PRESETS.items(), "chosen": preset}
-    return render(request, "training/_augmentation_preview.html", context)
+    return render(request, template, context)
 
 
 def _changed_images(preparation: Preparation, configuration: Any) -> list[dict[str, Any]]:

@@ -93,6 +93,10 @@ class TeamScopedQuerySet(models.QuerySet):
     def visible_to(self, user: Any) -> "TeamScopedQuerySet":
         return visible(self, self.team_path, user)
 
+    def seen_by(self, actor: Any) -> "TeamScopedQuerySet":
+        """What the actor of a command may see: a user's rows, or everything for the command line itself (None)."""
+        return self.all() if actor is None else self.visible_to(actor)
+
 
 def sync_roles() -> None:
     """Create the role groups and give each exactly the permissions of `ROLES` (run after migrate)."""

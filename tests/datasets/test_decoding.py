@@ -144,6 +144,33 @@ def test_a_render_shows_the_picture_and_the_network_input(tmp_path: Path, decode
     assert {"picture", "input", "steps", "digest"} <= set(answer)
 
 
+def test_a_decoder_without_work_ends_and_the_next_question_gets_another(tmp_path: Path):
+    pool = Decoders(workers=1)
+    path = save(tmp_path / "a.png")
+    pool.ask(examine(path))
+    first = pool._children[0].process
+    first.send_signal(signal.SIGTERM)  # as if it had been idle for a minute
+    first.wait(10)
+    assert pool.ask(examine(path))["width"] == 32
+    assert pool._children[0].process.pid != first.pid
+    pool.close()
+
+
+def test_single_questions_do_not_wait_for_a_job_nor_for_each_other(tmp_path: Path, monkeypatch):
+    path = save(tmp_path / "a.png")
+    job = decoding.shared().run((number, examine(path)) for number in range(100))
+    next(job)
+    assert decoding.ask(examine(path))["width"] == 32, "while the job's pool is at work"
+    job.close()
+    monkeypatch.setattr(decoding, "WAIT_SECONDS", 0.1)
+    desks = decoding._desks[os.getpid()]
+    taken = [desks.get() for _ in range(decoding.DESKS)]
+    with pytest.raises(decoding.Busy, match="Try again"):
+        decoding.ask(examine(path))
+    for decoders in taken:
+        desks.put(decoders)
+
+
 def test_a_forked_process_gets_decoders_of_its_own(monkeypatch):
     mine = decoding.shared()
     monkeypatch.setattr(decoding.os, "getpid", lambda: 12345678)

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from django.utils import timezone
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from datasets import duplicates, phantoms
+from datasets import duplicates, findings, phantoms
 from datasets.duplicates import FINGERPRINT_BYTES, clusters, fingerprint
 from datasets.imaging import ImageError, read
+from datasets.models import Dataset, Scan
+from tests.datasets.files import encode, save
+from tests.datasets.test_scan import scan, spy_on_reads
+from xrayplatform import jobs
 
 Picture = NDArray[np.uint8]
 FOREARMS = Path("Dataset/ARM/forearm_fracture")
@@ -205,6 +212,7 @@ def test_candidates_are_the_pairs_that_all_cosines_would_give(monkeypatch: pytes
     expected = clusters(rows)
 
     monkeypatch.setattr(duplicates, "ROWS", 5)
+    monkeypatch.setattr(duplicates, "HELD", 7)
     monkeypatch.setattr(duplicates, "PAIRS", 3)
 
     assert np.array_equal(clusters(rows), expected)
@@ -220,6 +228,256 @@ def test_thousands_of_copies_cost_no_comparison_of_all_with_all():
     found = clusters(rows)
 
     assert np.array_equal(found, np.arange(3000) % 20)
+
+
+def test_fingerprints_may_lie_in_a_file(tmp_path: Path):
+    rows = matrix(clouds(0), clouds(1), turned(clouds(0), 40))
+    rows.tofile(tmp_path / "rows")
+
+    assert clusters(np.memmap(tmp_path / "rows", np.uint8, "r", shape=rows.shape)).tolist() == [0, 1, 0]
+
+
+def test_thresholds_do_not_depend_on_the_order_of_the_rows(real_or_drawn: NDArray[np.uint8]):
+    found = duplicates.thresholds(real_or_drawn)
+    order = np.random.default_rng(4).permutation(len(real_or_drawn))
+
+    assert duplicates.thresholds(real_or_drawn[order]) == found
+    assert min(found) > duplicates.THRESHOLD
+
+
+@pytest.fixture
+def real_or_drawn(tmp_path: Path) -> NDArray[np.uint8]:
+    """More pairs of pictures drawn after one plan than are sampled."""
+    root = phantoms.make_samples(tmp_path, per_class=48)[0]
+    return matrix(*(read(path).pixels for path in sorted(root.rglob("*.jpeg"))))
+
+
+# --- Progress --------------------------------------------------------------------------------------------------------
+
+
+def test_progress_rises_to_one_in_small_steps(monkeypatch: pytest.MonkeyPatch):
+    rows = matrix(*(turned(clouds(seed, 300, 200), angle) for seed in range(10) for angle in (0, 40, 80)))
+    monkeypatch.setattr(duplicates, "ROWS", 4)
+    told: list[float] = []
+
+    clusters(rows, progress=told.append)
+
+    assert told == sorted(told)
+    assert told[0] == 0
+    assert told[-1] == pytest.approx(1)
+    assert max(np.diff(told)) < 0.1
+
+
+@pytest.mark.parametrize("at", [0, 2, 4])
+def test_what_progress_raises_ends_the_search(at: int):
+    told: list[float] = []
+
+    def cancel(share: float) -> None:
+        told.append(share)
+        if len(told) > at:
+            raise jobs.JobCancelled
+
+    with pytest.raises(jobs.JobCancelled):
+        clusters(matrix(*(turned(clouds(seed, 300, 200), 10 * seed) for seed in (0, 0, 1, 1, 2))), progress=cancel)
+
+    assert len(told) == at + 1
+
+
+# --- Adding to an earlier run ----------------------------------------------------------------------------------------
+
+LIMITS = (duplicates.THRESHOLD, duplicates.THRESHOLD)
+
+
+@cache
+def pool() -> NDArray[np.uint8]:
+    """Rows of eight pictures, each as it is, cropped, turned, padded and changed twice over."""
+    changes: list[Callable[[Picture], Picture]] = [
+        lambda picture: picture,
+        lambda picture: picture[4:-4, 4:-4],
+        lambda picture: turned(picture, 77),
+        lambda picture: np.pad(picture, ((0, 0), (30, 30))),
+        lambda picture: turned(np.pad(picture, ((0, 0), (30, 30))), 50),
+    ]
+    return matrix(*(change(clouds(seed)) for seed in range(8) for change in changes))
+
+
+@given(st.lists(st.tuples(st.integers(0, 39), st.booleans()), max_size=40))
+def test_adding_rows_gives_the_clusters_of_a_run_over_everything(chosen: list[tuple[int, bool]]):
+    rows = pool()[[number for number, _ in chosen]]
+    fresh = np.array([is_fresh for _, is_fresh in chosen], bool)
+    known = np.full(len(rows), 5)  # A number that a changed row may still bear says nothing of it.
+    known[~fresh] = 10 + clusters(rows[~fresh], limits=LIMITS)
+
+    assert np.array_equal(clusters(rows, known=known, fresh=fresh, limits=LIMITS), clusters(rows, limits=LIMITS))
+
+
+def test_what_is_known_is_neither_compared_again_nor_doubted():
+    rows = matrix(clouds(0), turned(clouds(0), 20), clouds(1), turned(clouds(1), 20), clouds(2))
+    known = np.array([-1, -1, 7, 7, 7])
+
+    found = clusters(rows, known=known, fresh=np.zeros(5, bool))
+
+    assert found.tolist() == [0, 1, 2, 2, 2]
+
+
+# --- In a dataset ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(settings) -> Path:
+    """Twelve pictures of a dataset; of 0 there are two copies, of 1 there is one."""
+    root = settings.DATASET_ROOT / "CHEST" / "lungs"
+    for number in range(12):
+        add(root, str(number), clouds(number, 96, 96))
+    add(root, "0a", np.rot90(clouds(0, 96, 96)))
+    add(root, "0b", clouds(0, 96, 96)[:, ::-1])
+    add(root, "1a", np.rot90(clouds(1, 96, 96)))
+    return root
+
+
+def add(root: Path, name: str, picture: Picture) -> None:
+    for label in ("NORMAL", "PNEUMONIA"):
+        (root / label).mkdir(parents=True, exist_ok=True)
+    label = "PNEUMONIA" if int(name[0]) % 2 else "NORMAL"
+    save(root / label / f"{name}.png", encode(np.ascontiguousarray(picture), "PNG"))
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each search for near-duplicates took for new."""
+    real, counts = duplicates.clusters, []
+
+    def spy(fingerprints, *, fresh, **options):
+        counts.append(int(fresh.sum()))
+        return real(fingerprints, fresh=fresh, **options)
+
+    monkeypatch.setattr(duplicates, "clusters", spy)
+    return counts
+
+
+def together(dataset: Dataset) -> set[frozenset[str]]:
+    """Names of the images that share a cluster."""
+    groups: dict[int, set[str]] = {}
+    for path, cluster in dataset.images.values_list("path", "cluster"):
+        groups.setdefault(cluster, set()).add(Path(path).stem)
+    return {frozenset(group) for group in groups.values() if len(group) > 1}
+
+
+TRIPLE, PAIR = frozenset({"0", "0a", "0b"}), frozenset({"1", "1a"})
+
+
+@pytest.mark.django_db
+def test_every_image_bears_the_number_of_the_first_of_its_near_duplicates(folder: Path):
+    scan()
+    dataset = Dataset.objects.get()
+
+    assert together(dataset) == {TRIPLE, PAIR}
+    for cluster in dataset.images.values_list("cluster", flat=True):
+        assert dataset.images.filter(cluster=cluster).order_by("pk").first().pk == cluster
+
+
+@pytest.mark.django_db
+def test_a_later_scan_compares_only_what_it_read(folder: Path, compared: list[int]):
+    scan()
+    add(folder, "2a", turned(clouds(2, 96, 96), 90))
+    add(folder, "1", clouds(50, 96, 96))
+    scan()
+
+    assert compared == [15, 2]
+    assert together(Dataset.objects.get()) == {TRIPLE, frozenset({"2", "2a"})}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("name", "count"), [("5", 1), ("1a", 1), ("0b", 15)])
+def test_all_are_compared_when_an_image_is_gone_that_may_have_joined_others(
+    name: str, count: int, folder: Path, compared: list[int]
+):
+    scan()
+    next(folder.rglob(f"{name}.png")).unlink()
+    add(folder, "2a", turned(clouds(2, 96, 96), 90))
+    scan()
+
+    assert compared == [15, count]
+    expected = {frozenset(group - {name}) for group in (TRIPLE, PAIR)} | {frozenset({"2", "2a"})}
+    assert together(Dataset.objects.get()) == {group for group in expected if len(group) > 1}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("drift", [0.001, 0.02])
+def test_all_are_compared_when_pictures_are_more_alike_than_they_were(
+    drift: float, folder: Path, compared: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    scan()
+    whole, content = Dataset.objects.get().quality["near_duplicates"]["limits"]
+    monkeypatch.setattr(duplicates, "thresholds", lambda rows: (whole, content + drift))
+    add(folder, "2a", turned(clouds(2, 96, 96), 90))
+    scan()
+
+    assert compared == [15, 1 if drift < findings.THRESHOLD_DRIFT else 16]
+    told = Dataset.objects.get().quality["near_duplicates"]["limits"]
+    assert told == [whole, content if drift < findings.THRESHOLD_DRIFT else content + drift]
+
+
+@pytest.mark.django_db
+def test_clusters_that_were_half_stored_are_not_added_to(
+    folder: Path, compared: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    scan()
+    dataset = Dataset.objects.get()
+    dataset.images.update(cluster=None)
+    monkeypatch.setattr(findings, "BATCH", 2)
+
+    def cancel_between(message: str) -> None:
+        if dataset.images.exclude(cluster=None).count() >= 4:
+            raise jobs.JobCancelled
+
+    with pytest.raises(jobs.JobCancelled):
+        findings.refresh(dataset, cancel_between)
+    left = Dataset.objects.get()
+    assert 4 <= left.images.exclude(cluster=None).count() < 15
+    assert "near_duplicates" not in left.quality
+    findings.refresh(left)
+
+    assert compared == [15, 15, 15]
+    assert together(left) == {TRIPLE, PAIR}
+
+
+@pytest.mark.django_db
+def test_the_lease_is_renewed_while_near_duplicates_are_looked_for(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jobs, "REPORT_EVERY_SECONDS", 0)
+    real, seen = duplicates.clusters, []
+
+    def slow(fingerprints, *, progress, **options):
+        Scan.objects.update(lease_until=timezone.now())
+        progress(0.4)
+        job = Scan.objects.get()
+        seen.append((job.lease_until > timezone.now() + jobs.LEASE / 2, job.message))
+        return real(fingerprints, progress=progress, **options)
+
+    monkeypatch.setattr(duplicates, "clusters", slow)
+
+    assert scan().state == "succeeded"
+    assert seen == [(True, "Looking for near-duplicates, 40 %")]
+
+
+@pytest.mark.django_db
+def test_a_scan_cancelled_while_judging_goes_on_with_the_next_one(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "REPORT_EVERY_SECONDS", 0)
+
+        def cancelled(fingerprints, *, progress, **options):
+            Scan.objects.get().request_cancel(None)
+            progress(0.1)
+
+        patched.setattr(duplicates, "clusters", cancelled)
+        assert scan().state == "cancelled"
+    assert Dataset.objects.get().digest == ""
+    asked = spy_on_reads(monkeypatch)
+
+    assert scan().state == "succeeded"
+    assert asked == []
+    assert len(Dataset.objects.get().digest) == 64
+    assert together(Dataset.objects.get()) == {TRIPLE, PAIR}
 
 
 # --- Real radiographs ------------------------------------------------------------------------------------------------

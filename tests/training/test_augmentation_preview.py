@@ -111,7 +111,8 @@ def preparation(settings, team, alice):
 
 
 def fragment(client, preparation, **parameters):
-    return client.get(reverse("training:augmentation-preview", args=[preparation.pk]), parameters)
+    address = reverse("training:augmentation-preview", args=[preparation.pk])
+    return client.get(address, parameters, headers={"HX-Request": "true"})
 
 
 def pictures(response):
@@ -142,6 +143,12 @@ def test_training_images_are_shown_as_prepared_and_changed(name, client, bob, pr
         assert any(variant.tobytes() != prepared.tobytes() for variant in variants)
     assert PRESETS[name].label in response.content.decode()
     assert "<html" not in response.content.decode()
+
+
+def test_without_scripts_the_preview_is_a_page_of_its_own(client, bob, preparation):
+    client.force_login(bob)
+    page = client.get(reverse("training:augmentation-preview", args=[preparation.pk])).content.decode()
+    assert "<html" in page and page.count("<figure") == 4
 
 
 def test_each_look_at_images_is_in_the_audit_log(client, bob, preparation):

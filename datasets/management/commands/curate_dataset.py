@@ -33,7 +33,7 @@ class Command(PlatformCommand):
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
         by = self.actor(options)
-        datasets = Dataset.objects.visible_to(by) if by else Dataset.objects.all()
+        datasets = Dataset.objects.seen_by(by)
         try:
             dataset = datasets.named(options["name"])
             dataset.apply_choices(_choices(options, by), by=by)
@@ -70,7 +70,7 @@ def _assignment(text: str) -> tuple[str, str]:
 
 
 def _condition(slug: str, by: Any) -> Condition:
-    conditions = Condition.objects.visible_to(by) if by else Condition.objects.all()
+    conditions = Condition.objects.seen_by(by)
     condition = conditions.filter(slug=slug).first()
     if condition is None:
         raise CommandError(f"There is no condition {slug!r}. Known: {', '.join(c.slug for c in conditions)}.")

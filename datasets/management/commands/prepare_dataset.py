@@ -32,7 +32,7 @@ class Command(PlatformCommand):
         start = time.monotonic()
         try:
             by = self.actor(options)
-            datasets = Dataset.objects.visible_to(by) if by else Dataset.objects.all()
+            datasets = Dataset.objects.seen_by(by)
             dataset = datasets.named(options["name"])
             job = Preparation.create(dataset, by, **{name: options[name] for name in OPTIONS})
         except JobError as error:

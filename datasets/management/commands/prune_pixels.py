@@ -25,7 +25,7 @@ class Command(PlatformCommand):
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
         by = self.actor(options)
-        preparations = Preparation.objects.visible_to(by) if by else Preparation.objects.all()
+        preparations = Preparation.objects.seen_by(by)
         if options["preparation"] is not None:
             return _remove_one(preparations.filter(pk=options["preparation"]).first(), options["preparation"], by)
         if options["days"] < 0:

@@ -32,7 +32,7 @@ class Command(PlatformCommand):
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
         by = self.actor(options)
-        datasets = Dataset.objects.visible_to(by) if by else Dataset.objects.all()
+        datasets = Dataset.objects.seen_by(by)
         try:
             dataset = datasets.named(options["name"])
             _judge(dataset, options, by)

@@ -27,7 +27,7 @@ class Command(PlatformCommand):
         run_scan(job, job.attempt)
         if job.state != Scan.State.SUCCEEDED:
             raise CommandError(f"{job.error or job.message} {job.hint}".strip())
-        datasets = Dataset.objects.visible_to(by) if by else Dataset.objects.all()
+        datasets = Dataset.objects.seen_by(by)
         present = datasets.filter(state=Dataset.State.PRESENT).select_related("condition")
         return {
             "datasets": [dataset_json(dataset) for dataset in present],

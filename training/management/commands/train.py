@@ -51,7 +51,7 @@ class Command(PlatformCommand):
     def _create(self, options: dict[str, Any]) -> TrainingRun:
         given = {name: options[name] for name in USER_OPTIONS if options[name] is not None}
         by = self.actor(options)
-        datasets = Dataset.objects.visible_to(by) if by else Dataset.objects.all()
+        datasets = Dataset.objects.seen_by(by)
         try:
             configuration = PRESETS[options["configuration"]].configuration.with_options(**given)
             with transaction.atomic():
