@@ -12,8 +12,9 @@ from rest_framework.viewsets import ReadOnlyModelViewSet
 
 from xrayplatform.http import row_filter
 
+from .. import storage
 from ..models import Preparation
-from ..serializers import PreparationSerializer
+from ..serializers import PreparationSerializer, PrunedSerializer, PruneSerializer, StorageSerializer
 
 
 class PreparationFilter(django_filters.FilterSet):
@@ -37,6 +38,8 @@ class PreparationViewSet(ReadOnlyModelViewSet):
         "retrieve": "datasets.view_preparation",
         "cancel": "datasets.prepare_dataset",
         "remove_pixels": "datasets.remove_pixels",
+        "storage": "datasets.view_preparation",
+        "prune": "datasets.remove_pixels",
     }
 
     def get_queryset(self) -> QuerySet:
@@ -56,3 +59,17 @@ class PreparationViewSet(ReadOnlyModelViewSet):
         preparation = self.get_object()
         preparation.remove_pixels(by=request.user)
         return Response(PreparationSerializer(preparation).data)
+
+    @extend_schema(responses=StorageSerializer, filters=False)
+    @action(detail=False, methods=["get"], filter_backends=[], pagination_class=None)
+    def storage(self, request: Request) -> Response:
+        """Bytes that decoded pixels take, finished and unfinished ones."""
+        return Response(storage.use())
+
+    @extend_schema(request=PruneSerializer, responses=PrunedSerializer, filters=False)
+    @action(detail=False, methods=["post"], filter_backends=[], pagination_class=None)
+    def prune(self, request: Request) -> Response:
+        """Remove decoded pixels older than so many days, but the newest of each dataset and what a job uses."""
+        given = PruneSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        return Response(storage.prune_older(given.validated_data["days"], by=request.user))

@@ -1,15 +1,11 @@
 """Pages: one preparation, its progress, what changed since another one, and the space that preparations take."""
 
-from datetime import timedelta
-
 from django.contrib import messages
 from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
-from xrayplatform import audit
 from xrayplatform.access import allow
 from xrayplatform.http import HtmxHttpRequest
 from xrayplatform.jobs import JobError
@@ -117,14 +113,11 @@ def pixels_remove(request: HttpRequest, pk: int) -> HttpResponse:
 def storage_prune(request: HttpRequest) -> HttpResponse:
     """Remove decoded pixels that have not been needed for some time."""
     try:
-        days = max(0, int(request.POST.get("days", storage.DAYS)))
-        before = timezone.now() - timedelta(days=days)
-    except (ValueError, OverflowError):
+        days = int(request.POST.get("days", storage.DAYS))
+    except ValueError:
         messages.warning(request, "The number of days must be a whole number.")
         return redirect("datasets:storage-detail")
-    unused = Preparation.unused_since(before).visible_to(request.user)
-    pruned = storage.prune(unused, before, by=request.user)
-    audit.record("storage.prune", actor=request.user, after=pruned | {"days": days})
+    pruned = storage.prune_older(days, by=request.user)
     messages.success(
         request, f"{pruned['preparations']} preparations removed, {pruned['bytes'] / 1e6:,.1f} MB are free again."
     )

@@ -127,6 +127,8 @@ API = [
     Row("POST", "api:scan-cancel", SCIENTIST, 200, "scan"),
     Row("GET", "api:preparation-list", ROLES),
     Row("GET", "api:preparation-detail", ROLES, 200, "preparation"),
+    Row("GET", "api:preparation-storage", ROLES),
+    Row("POST", "api:preparation-prune", PRUNERS),
     Row("POST", "api:preparation-cancel", SCIENTIST, 200, "preparation"),
     # 409: let in, but a run of this preparation is waiting.
     Row("POST", "api:preparation-remove-pixels", PRUNERS, 409, "preparation"),

@@ -1,15 +1,12 @@
 """`manage.py prune_pixels`: give back the space of decoded pixels that have not been needed for some time."""
 
 from argparse import ArgumentParser
-from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.utils import timezone
 
 from datasets import storage
 from datasets.models import Preparation
-from xrayplatform import audit
 from xrayplatform.commands import PlatformCommand
 from xrayplatform.jobs import JobError
 
@@ -30,10 +27,7 @@ class Command(PlatformCommand):
             return _remove_one(preparations.filter(pk=options["preparation"]).first(), options["preparation"], by)
         if options["days"] < 0:
             raise CommandError("--days must be 0 or more.")
-        before = timezone.now() - timedelta(days=min(options["days"], 36500))
-        unused = Preparation.unused_since(before).filter(pk__in=preparations.values("pk"))
-        pruned = storage.prune(unused, before, by=by)
-        audit.record("storage.prune", actor=by, after=pruned | {"days": options["days"]})
+        pruned = storage.prune_older(options["days"], by=by)
         return pruned | {"use": storage.use()}
 
     def show(self, result: dict[str, Any]) -> None:
