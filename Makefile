@@ -5,7 +5,7 @@ BIN := .venv/bin
 MANAGE := $(BIN)/python manage.py
 STAMPS := .stamps
 
-.PHONY: help demo setup run test test-fast test-postgres lint format screenshots clean
+.PHONY: help demo setup run test test-fast test-postgres lint format bench screenshots clean
 
 help:
 	@echo "make demo         set up, run the main job once, then serve (SERVE=0: stop after the prediction)"
@@ -13,6 +13,7 @@ help:
 	@echo "make run          serve web and workers at http://127.0.0.1:8000"
 	@echo "make test         all tests, on SQLite and on PostgreSQL where its programs are installed"
 	@echo "make lint         formatting, style, types, import direction, templates, migrations"
+	@echo "make bench        how fast scans and preparations are, beside what this machine could do at best"
 	@echo "make screenshots  the pictures of the README, from a running demo's own journey"
 
 demo: setup
@@ -77,6 +78,10 @@ lint: $(STAMPS)/dev $(STAMPS)/node
 format: $(STAMPS)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: setup
+	$(MANAGE) benchmark scan
+	$(MANAGE) benchmark prepare
 
 screenshots: $(STAMPS)/dev $(STAMPS)/node
 	$(BIN)/python -m tests.journey.screenshots docs/screenshots
