@@ -9,15 +9,17 @@ Rows are written one by one, by several processes, in any order. A row whose has
 that whatever ended a preparation, the next one goes on from there.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from zipfile import BadZipFile
 
 import numpy as np
@@ -28,6 +30,8 @@ SPLITS: Final = ("train", "validation", "test")
 HASH_BYTES: Final = 32
 _PIXELS_NAME: Final = re.compile(r"pixels-[0-9a-z-]{1,60}")
 _CHUNK: Final = 256
+# What is written before it is made permanent: a minute's work for a slow disk, so that no step is long at a stretch.
+SYNC_BYTES: Final = 512 * 1024**2
 
 
 class CacheError(Exception):
@@ -84,19 +88,27 @@ class PixelStore:
         self.folder = folder
         self.shape = (count, image_size, image_size)
         self.part = folder.with_name(folder.name + ".part")
+        # The finished pixels are damaged: others use them until what is built beside them is whole.
+        self._rebuilds = False
+        self._unsynced = 0
 
     @property
     def images(self) -> Path:
-        return (self.folder if self.is_complete else self.part) / "images.npy"
+        return self._place / "images.npy"
 
     @property
     def hashes(self) -> Path:
-        return (self.folder if self.is_complete else self.part) / "hashes.npy"
+        return self._place / "hashes.npy"
+
+    @property
+    def _place(self) -> Path:
+        return self.folder if self.is_complete else self.part
 
     @property
     def is_complete(self) -> bool:
         # Both: a removal that was interrupted may have left one of them.
-        return (self.folder / "hashes.npy").exists() and (self.folder / "images.npy").exists()
+        both = (self.folder / "hashes.npy").exists() and (self.folder / "images.npy").exists()
+        return both and not self._rebuilds
 
     @property
     def offset(self) -> int:
@@ -111,27 +123,35 @@ class PixelStore:
         used = sum(path.stat().st_blocks * 512 for path in self.part.glob("*.npy"))
         return max(0, count * (size * size + HASH_BYTES) - used)
 
-    def open(self, check: Callable[[int], None] = lambda rows: None) -> NDArray[np.int64]:
+    def open(
+        self, check: Callable[[int], None] = lambda rows: None, require: Callable[[int], None] = lambda size: None
+    ) -> NDArray[np.int64]:
         """Go on where an earlier attempt stopped, or start; returns the rows that are still to be written.
 
         Rows that claim to be complete are checked against their hash, in finished pixels as well; `check` is told how
-        many were. Raises OSError.
+        many were. `require` is asked for the bytes that are needed before anything is written. Raises OSError.
         """
-        if self.is_complete:
-            if self._fits() and not len(self._incomplete(check)):
-                return np.zeros(0, np.int64)
-            # The disk lost bits of finished pixels: what is whole stays, the rest is decoded again.
-            shutil.rmtree(self.part, ignore_errors=True)
-            self.folder.replace(self.part)
-        if not self._fits():
-            shutil.rmtree(self.part, ignore_errors=True)
-            self.part.mkdir(parents=True)
-            _allocate(self.part / "images.npy", self.shape)
-            _allocate(self.part / "hashes.npy", (self.shape[0], HASH_BYTES))
-            return np.arange(self.shape[0])
-        missing = self._incomplete(check)
-        self._arrays("r+")[1][missing] = 0
-        return missing
+        if self.is_complete and self._fits() and not len(self._incomplete(check)):
+            return np.zeros(0, np.int64)
+        self._rebuilds = self.is_complete
+        require(self.bytes_needed())
+        if self._fits():
+            missing = self._incomplete(check)
+            self._arrays("r+")[1][missing] = 0
+            return missing
+        shutil.rmtree(self.part, ignore_errors=True)
+        self.part.mkdir(parents=True)
+        _allocate(self.part / "images.npy", self.shape)
+        _allocate(self.part / "hashes.npy", (self.shape[0], HASH_BYTES))
+        if self._rebuilds:
+            # The disk lost bits of finished pixels: what is whole is kept, the rest is decoded again.
+            damaged = PixelStore(self.folder, self.shape[0], self.shape[1])
+            self.copy_from(damaged, [(row, row) for row in range(self.shape[0])], check)
+        return self.unwritten()
+
+    def unwritten(self) -> NDArray[np.int64]:
+        """Rows without a hash; what the others hold is not read."""
+        return np.flatnonzero(~self._arrays("r")[1].any(axis=1))
 
     def _incomplete(self, check: Callable[[int], None]) -> NDArray[np.int64]:
         """Rows without a hash, or whose pixels are not those of their hash."""
@@ -145,35 +165,59 @@ class PixelStore:
                 check(row)
         return np.asarray(rows, np.int64)
 
-    def copy_from(self, other: "PixelStore", rows: Sequence[tuple[int, int]]) -> None:
-        """Take over rows (own number, number in the other store) that were decoded for an earlier preparation."""
-        images, hashes = self._arrays("r+")
-        other_images, other_hashes = other._arrays("r")
-        for own, theirs in rows:
-            if hashlib.sha256(other_images[theirs]).digest() == other_hashes[theirs].tobytes():
-                images[own] = other_images[theirs]
-                hashes[own] = other_hashes[theirs]
+    def copy_from(
+        self, other: "PixelStore", rows: Sequence[tuple[int, int]], check: Callable[[int], None] = lambda rows: None
+    ) -> None:
+        """Take over rows (own number, number in the other store) that were decoded for an earlier preparation.
+
+        Rows whose pixels are not those of their hash are passed over; `check` is told how many were looked at. Raises
+        OSError.
+        """
+        if not other._fits():
+            return
+        images, hashes = other._arrays("r")
+        # As the decoders write: on a full disk writing through a memory map would end the process.
+        with self.images.open("r+b", buffering=0) as own_images, self.hashes.open("r+b", buffering=0) as own_hashes:
+            for number, (own, theirs) in enumerate(rows):
+                pixels, digest = images[theirs].tobytes(), hashes[theirs].tobytes()
+                if hashlib.sha256(pixels).digest() == digest:
+                    _write_row(own_images.fileno(), self.offset, own, pixels)
+                    _write_row(own_hashes.fileno(), self.offset, own, digest)
+                    self.wrote()
+                if number % _CHUNK == 0:
+                    check(number)
+
+    def wrote(self) -> None:
+        """To be told of each row that was written: a part at a time becomes permanent, which leaves `finish` little."""
+        self._unsynced += self.shape[1] * self.shape[2] + HASH_BYTES
+        if self._unsynced >= SYNC_BYTES:
+            self._unsynced = 0
+            _sync(self.part)
 
     def finish(self) -> None:
         """Make what was written permanent and give it its name. Raises CacheError when a row is missing."""
         if self.is_complete:
             return
-        _, hashes = self._arrays("r")
-        missing = int((~hashes.any(axis=1)).sum())
+        missing = len(self.unwritten())
         if missing:
-            raise CacheError(f"{missing} of {len(hashes)} images are missing in the cache.")
+            raise CacheError(f"{missing} of {self.shape[0]} images are missing in the cache.")
         _sync(self.part)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # Moved away before it is deleted: others may be about to open it, and a deletion takes its time.
+        old = self.folder.with_name(self.folder.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            self.folder.replace(old)
         self.part.replace(self.folder)
+        self._rebuilds = False
         _sync(self.folder.parent, files=False)
+        shutil.rmtree(old, ignore_errors=True)
 
     def digest(self) -> str:
         """Hex SHA-256 over the hashes of all rows, which stand for the pixels."""
         return hashlib.sha256(np.load(self.hashes, mmap_mode="r", allow_pickle=False)).hexdigest()
 
     def bytes_used(self) -> int:
-        folder = self.folder if self.is_complete else self.part
-        return sum(path.stat().st_size for path in folder.glob("*.npy"))
+        return sum(path.stat().st_size for path in self._place.glob("*.npy"))
 
     def _fits(self) -> bool:
         try:
@@ -195,6 +239,11 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         file.truncate(file.tell() + int(np.prod(shape)))
+
+
+def _write_row(descriptor: int, offset: int, row: int, content: bytes) -> None:
+    if os.pwrite(descriptor, content, offset + row * len(content)) != len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 # --- Rows ------------------------------------------------------------------------------------------------------------
@@ -237,14 +286,17 @@ def write_rows(
         "pipeline": pipeline,
     }
     digest = _digest(pixels, rows, meaning)
+    _write_folder(folder, rows, meaning | {"pixels": pixels.folder.name, "digest": digest})
+    return digest
+
+
+def _write_folder(folder: Path, rows: dict[str, NDArray[Any]], meaning: dict[str, Any]) -> None:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         np.savez(part / "rows.npz", **rows)  # type: ignore[arg-type]
-        (part / "cache.json").write_text(
-            json.dumps(meaning | {"pixels": pixels.folder.name, "digest": digest}, indent=1)
-        )
+        (part / "cache.json").write_text(json.dumps(meaning, indent=1))
         _sync(part)
         # What stands here is left over from a database that was given up: numbers of preparations are not used twice.
         shutil.rmtree(folder, ignore_errors=True)
@@ -252,7 +304,6 @@ def write_rows(
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    return digest
 
 
 def _digest(pixels: PixelStore, rows: dict[str, NDArray[Any]], meaning: dict[str, Any]) -> str:
@@ -266,8 +317,7 @@ def _digest(pixels: PixelStore, rows: dict[str, NDArray[Any]], meaning: dict[str
 def open_cache(folder: Path) -> PreparedData:
     """Open a preparation's folder without reading the pixels. Raises CacheError when it is missing or incomplete."""
     try:
-        meaning = json.loads((folder / "cache.json").read_text())
-        _check_format(folder, meaning)
+        meaning = _meaning(folder)
         pixels = folder.parent / meaning["pixels"]
         images = np.load(pixels / "images.npy", mmap_mode="r", allow_pickle=False)
         with np.load(folder / "rows.npz", allow_pickle=False) as rows:
@@ -291,9 +341,22 @@ def open_cache(folder: Path) -> PreparedData:
     )
 
 
-def _check_format(folder: Path, meaning: dict[str, Any]) -> None:
-    if meaning.get("format") != FORMAT or not _PIXELS_NAME.fullmatch(str(meaning.get("pixels"))):
+def is_usable(folder: Path) -> bool:
+    """Whether a preparation's folder has the present format and the pixels that it names are there; reads none."""
+    try:
+        pixels = folder.parent / str(_meaning(folder)["pixels"])
+    except (CacheError, OSError, ValueError):
+        return False
+    return (pixels / "images.npy").is_file()
+
+
+def _meaning(folder: Path) -> dict[str, Any]:
+    """What `cache.json` says. Raises OSError, ValueError or CacheError."""
+    meaning = json.loads((folder / "cache.json").read_text())
+    known = isinstance(meaning, dict) and meaning.get("format") == FORMAT
+    if not known or not _PIXELS_NAME.fullmatch(str(meaning.get("pixels"))):
         raise CacheError(f"The prepared data in {folder.name} has an unknown format; prepare the dataset again.")
+    return cast("dict[str, Any]", meaning)
 
 
 def _reason(error: Exception) -> str:

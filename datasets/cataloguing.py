@@ -7,6 +7,7 @@ held for all files at once, so that a million of them need no more memory than a
 
 import hashlib
 import itertools
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ SUMMARY = [
     "state", "source_counts", "images_count", "unreadable_count", "missing_count", "quality", "digest", "signature",
 ]  # fmt: skip
 
+LOOKING_FOR_GONE = "Looking for images that are gone"
+
 Report = Callable[[int, int, str], None]
 
 
@@ -70,13 +73,15 @@ def scan_root(job: Scan) -> None:
         )
     report = job.reporter()
     tree = layouts.survey(root, lambda files: report(0, 0, f"{files:,} files found"))
+    # The structure of a large tree takes a while, without a word: the lease begins anew before it.
+    job.renew(message="Looking for datasets")
     found = layouts.find_in(tree, dict(Dataset.objects.exclude(answer="").values_list("name", "answer")))
     images, before, total = 0, 0, sum(folder.file_count for folder in found)
     for folder in found:
         images += DatasetScan(folder, _Progress(report, before, total)).run()
         before += folder.file_count
     Dataset.objects.exclude(name__in=[folder.name for folder in found]).update(state=Dataset.State.OFFLINE)
-    job.write(images=images, problems=_problem_rows(layouts.problems_in(tree, found)))
+    job.write(images=images, problems=_problems_for_all(root, layouts.problems_in(tree, found)))
     count = f"{len(found)} dataset{'' if len(found) == 1 else 's'}"
     job.succeed(f"{count}, {images:,} images", after={"datasets": [folder.name for folder in found], "images": images})
 
@@ -88,6 +93,31 @@ def reading() -> str:
 
 def _problem_rows(problems: Iterable[Problem]) -> list[dict[str, str]]:
     return [{"path": problem.path, "reason": problem.reason} for problem in problems]
+
+
+def _problems_for_all(root: Path, problems: list[Problem]) -> list[dict[str, str]]:
+    """Every team sees a scan: what is wrong in a folder of one of them is counted there, and no name told."""
+    teams = Upload.objects.exclude(team=None).values_list("name", flat=True)
+    datasets = Dataset.objects.exclude(condition__team=None).values_list("name", flat=True)
+    names = {layouts.printable(name) for name in [*teams, *datasets]}
+    told = [problem for problem in problems if not _tells_of(problem.path, names, root)]
+    hidden = len(problems) - len(told)
+    if hidden:
+        words = f"{hidden} problem{'' if hidden == 1 else 's'} in folders of teams, which only the teams may know."
+        told.append(Problem(".", words, "of-teams"))
+    return _problem_rows(told)
+
+
+def _tells_of(path: str, names: Iterable[str], root: Path) -> bool:
+    """Whether a problem's path, as it is shown, is one of the folders, lies in one, or holds nothing else."""
+    # The middle of a long path is not shown: a beginning that could be that of the folder is enough.
+    start, cut, _ = path.partition("…")
+    if any(f"{path}/".startswith(f"{name}/") or (cut and f"{name}/".startswith(start)) for name in names):
+        return True
+    inner = {name.removeprefix(f"{path}/").partition("/")[0] for name in names if name.startswith(f"{path}/")}
+    if not inner or not (root / path).is_dir():
+        return bool(inner)
+    return {layouts.printable(entry.name) for entry in (root / path).iterdir()} <= inner
 
 
 class _Progress:
@@ -270,8 +300,7 @@ class DatasetScan:
     def _forget_gone(self) -> None:
         """Drop the rows of files that were removed, unless so many are gone that this must be a mistake."""
         dataset = self.dataset
-        gone = list(self._gone())
-        missing = sum(not _is_there(dataset.folder / path) for _, path in gone)
+        gone, missing = self._gone()
         mistake = missing >= MISSING_AT_LEAST and missing > MISSING_SHARE * dataset.images.count()
         # Accepted was the loss that the page told, and none that came since.
         accepted = dataset.missing_accepted and missing <= dataset.missing_count
@@ -282,11 +311,21 @@ class DatasetScan:
             dataset.state = Dataset.State.OFFLINE
             return
         for start in range(0, len(gone), BATCH):
-            dataset.images.filter(pk__in=[pk for pk, _ in gone[start : start + BATCH]]).delete()
+            dataset.images.filter(pk__in=gone[start : start + BATCH].tolist()).delete()
+            self.progress.say(f"{start:,} of {len(gone):,} images that are gone forgotten")
         for folder, seen in self.seen_problems.items():
             self._forget_problems(folder, seen)
 
-    def _gone(self) -> Iterator[tuple[int, str]]:
+    def _gone(self) -> tuple["array[int]", int]:
+        """Numbers of the rows that no file was seen of, and how many of these files are not there at all."""
+        gone, missing = array("q"), 0
+        for pk, path in self._unseen():
+            gone.append(pk)
+            missing += not _is_there(self.dataset.folder / path)
+            self.progress.say(LOOKING_FOR_GONE)
+        return gone, missing
+
+    def _unseen(self) -> Iterator[tuple[int, str]]:
         """Rows (number, path) of changed folders, and of folders that are no part of the dataset any more."""
         there = {folder.relative for folder in self.found.folders()}
         known = self.dataset.images.order_by().values_list("folder", flat=True).distinct()
@@ -294,19 +333,25 @@ class DatasetScan:
             seen = self.seen.get(folder, set())
             rows = self.dataset.images.filter(folder=folder).order_by().values_list("pk", "path")
             yield from ((pk, path) for pk, path in rows.iterator(2000) if hash(path) not in seen)
+            self.progress.say(LOOKING_FOR_GONE)
 
     def _forget_problems(self, folder: str, seen: set[int]) -> None:
         """Problems of files that were removed, renamed, or are no part of the dataset any more."""
         rows = self.dataset.file_problems.filter(folder=folder[:MAX_IMAGE_PATH]).values_list("pk", "path")
-        gone = [pk for pk, path in rows if hash(path) not in seen]
-        FileProblem.objects.filter(pk__in=gone).delete()
+        self._delete_problems([pk for pk, path in rows.iterator(2000) if hash(path) not in seen])
+
+    def _delete_problems(self, numbers: list[int]) -> None:
+        for start in range(0, len(numbers), BATCH):
+            FileProblem.objects.filter(pk__in=numbers[start : start + BATCH]).delete()
+            self.progress.say("Forgetting what was said about removed files")
 
     def _remember_folders(self) -> None:
         there = {folder.relative for folder in self.found.folders()}
         gone = [name for name in self.dataset.folders.values_list("path", flat=True) if name not in there]
         for start in range(0, len(gone), BATCH):
             self.dataset.folders.filter(path__in=gone[start : start + BATCH]).delete()
-            self.dataset.file_problems.filter(folder__in=gone[start : start + BATCH]).delete()
+            problems = self.dataset.file_problems.filter(folder__in=gone[start : start + BATCH]).order_by()
+            self._delete_problems(list(problems.values_list("pk", flat=True).iterator(2000)))
         if self.dataset.missing_count:
             return
         ScannedFolder.objects.bulk_create(
@@ -329,6 +374,7 @@ class DatasetScan:
         identities = dataset.images.in_byte_order().values_list("path", "digest", "class_name")
         for path, digest, class_name in identities.iterator(2000):
             content.update(f"{path}\0{digest}\0{class_name}\n".encode())
+            self.progress.say("Summing up the images")
         counted = dataset.images.order_by("class_name").values_list("class_name").annotate(models.Count("pk"))
         dataset.source_counts = dict.fromkeys(found.classes, 0) | dict(counted)
         dataset.images_count = sum(dataset.source_counts.values())
@@ -367,8 +413,7 @@ def _dataset_row(found: FoundDataset) -> Dataset:
         is_new = dataset.pk is None
         dataset.save(update_fields=None if is_new else [*STRUCTURE, *DERIVED])
         if is_new:
-            # What a team uploaded is visible to no other, not even while it is scanned.
-            Upload.adopt_found()
+            Upload.adopt(dataset)
     if dataset.read_with != reading():
         _have_read_anew(dataset)
     return dataset
@@ -392,6 +437,9 @@ def _save_with_choices(dataset: Dataset, fields: list[str]) -> None:
         for name, value in chosen.items():
             setattr(dataset, name, value)
         dataset.derive_classes()
+        if dataset.quality.get("pattern", "") != dataset.pattern:
+            # It was chosen after the patients were counted: the next scan counts them anew.
+            dataset.signature = ""
         dataset.save(update_fields=[*fields, *DERIVED])
 
 

@@ -1,12 +1,9 @@
-"""What changed between two versions of a dataset, and the proof that a division shares no group."""
+"""What changed between two versions of a dataset."""
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
-
-from datasets.splitting import SPLITS, shared_groups
 
 MAX_LISTED: Final = 100
 KINDS: Final = ("added", "removed", "relabelled", "changed", "moved", "unchanged")
@@ -147,24 +144,3 @@ def _name(entry: Entry) -> Hashable:
 
 def _pixels(entry: Entry) -> Hashable:
     return entry.digest
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """Counted on a manifest itself. groups: number of groups in each split. shared: groups in more than one split; 0
-    proves that nothing leaks. digest: hex sha256 of the sorted (group, split, images), so that anybody can count again.
-    """
-
-    groups: dict[str, int]
-    shared: int
-    digest: str
-
-
-def proof(splits: Sequence[str], groups: Sequence[str | int]) -> Proof:
-    """Count the groups of a manifest. splits, groups: one of each a row, in any order of the rows."""
-    rows = Counter(zip(map(str, groups), splits, strict=True))
-    counted = Counter(name for _, name in rows)
-    digest = hashlib.sha256()
-    for (group, name), images in sorted(rows.items()):
-        digest.update(f"{len(group)}:{group}\t{name}\t{images}\n".encode("utf-8", "surrogateescape"))
-    return Proof({name: counted[name] for name in SPLITS}, shared_groups(splits, groups), digest.hexdigest())

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,12 @@ from django.db import models, transaction
 from xrayplatform.jobs import JobError
 from xrayplatform.system import NotEnoughDisk, require_disk
 
-from . import cataloguing, decoding, imaging, splitting
+from . import cataloguing, decoding, imaging, patterns, splitting
 from .cache import SPLITS, CacheError, PixelStore, pixels_key, write_rows
 from .models import Dataset, Preparation, PreparedImage
 
-BATCH = 500
+# Rows of the manifest in one transaction: others wait for the writer on SQLite.
+BATCH = 2000
 
 
 @dataclass
@@ -37,7 +38,8 @@ class _Plan:
 
 def prepare(job: Preparation) -> None:
     """Split, decode and freeze; ends the job."""
-    job.renew(message="Choosing the splits")
+    _record_choices(job)
+    _forget_left_over(job)
     dataset = job.dataset
     if dataset.read_with != cataloguing.reading() or not dataset.digest:
         raise JobError(
@@ -54,7 +56,6 @@ def prepare(job: Preparation) -> None:
     key = pixels_key(plan.digests, job.image_size, plan.pipeline)
     store = PixelStore(job.cache_root() / f"pixels-{dataset.pk}-{key[:24]}", len(plan.paths), job.image_size)
     try:
-        _require_disk(store)
         _decode(job, plan, store)
         store.finish()
         cache_digest = _write_rows(job, plan, store)
@@ -62,10 +63,27 @@ def prepare(job: Preparation) -> None:
         # The text of an OSError names the path, which is nobody's business but the administrator's.
         raise _not_written((isinstance(error, OSError) and error.strerror) or str(error)) from error
     try:
+        _store_manifest(job, plan)
         _freeze(job, plan, store, cache_digest)
     except BaseException:
         shutil.rmtree(job.cache_folder, ignore_errors=True)
+        _forget_manifest(job)
         raise
+
+
+def _record_choices(job: Preparation) -> None:
+    """Take the team's choices, all of one moment. Those that come while the job runs are for the next one."""
+    job.dataset.refresh_from_db()
+    dataset = job.dataset
+    job.renew(
+        message="Choosing the splits",
+        classes=dataset.classes,
+        class_choices=dataset.class_choices,
+        positive_class=dataset.positive_class,
+        ordinal=dataset.ordinal,
+        synthetic=dataset.synthetic,
+        pattern=dataset.pattern,
+    )
 
 
 # -- What goes where
@@ -74,8 +92,10 @@ def prepare(job: Preparation) -> None:
 def _plan(job: Preparation) -> _Plan:
     plan = _Plan()
     rows, source_splits, square = _choose_images(job, plan)
+    job.renew()
     try:
         keys = splitting.group_keys(rows, job.pattern)
+        job.renew()
         result = splitting.split(
             plan.labels,
             keys.keys,
@@ -85,6 +105,9 @@ def _plan(job: Preparation) -> _Plan:
         )
     except splitting.SplitError as error:
         raise JobError(str(error), "Correct the folder or the choices, then prepare it again.") from error
+    except patterns.PatternError as error:
+        raise JobError(str(error), "Correct the dataset's pattern for file names, then prepare it again.") from error
+    job.renew()
     numbers = {key: number for number, key in enumerate(sorted(set(keys.keys)))}
     plan.splits, plan.groups = result.splits, [numbers[key] for key in keys.keys]
     plan.group_key, plan.group_description = keys.name, keys.description
@@ -101,7 +124,7 @@ def _choose_images(job: Preparation, plan: _Plan) -> tuple[list[splitting.Row], 
     """Fill paths, digests and labels of the plan; returns the rows to group, their source splits, and whether all are
     square."""
     dataset = job.dataset
-    conflicting = _conflicting_digests(dataset)
+    conflicting = dataset.conflicting_images()
     rows: list[splitting.Row] = []
     source_splits: list[str] = []
     square = True
@@ -109,11 +132,12 @@ def _choose_images(job: Preparation, plan: _Plan) -> tuple[list[splitting.Row], 
     left_out["excluded"] = dataset.images.count() - dataset.images.included().count()
     known = dataset.images.included().in_byte_order()
     columns = known.values_list(
-        "path", "digest", "class_name", "source_split", "patient_key", "patient_source", "cluster", "width", "height"
-    )
-    for path, digest, class_name, source, patient, patient_source, cluster, width, height in columns.iterator(2000):
+        "pk", "path", "digest", "class_name", "source_split", "patient_key", "patient_source", "cluster", "width",
+        "height",
+    )  # fmt: skip
+    for pk, path, digest, class_name, source, patient, patient_source, cluster, width, height in columns.iterator(2000):
         label = dataset.label_of(class_name)
-        if not label or digest in conflicting:
+        if not label or pk in conflicting:
             left_out["label-conflict" if label else "dropped-class"] += 1
             continue
         plan.paths.append(path)
@@ -124,15 +148,6 @@ def _choose_images(job: Preparation, plan: _Plan) -> tuple[list[splitting.Row], 
         square = square and width == height
     plan.left_out = {reason: count for reason, count in left_out.items() if count}
     return rows, source_splits, square
-
-
-def _conflicting_digests(dataset: Dataset) -> set[str]:
-    """Digests of pixels that bear two labels after what people excluded, renamed and merged."""
-    return {
-        digest
-        for digest, group in dataset.images.included().repeated_pixels().items()
-        if len({dataset.label_of(name) for _, _, name in group} - {""}) > 1
-    }
 
 
 def _fit(job: Preparation, square: bool, warnings: list[str]) -> str:
@@ -155,9 +170,9 @@ def _fit(job: Preparation, square: bool, warnings: list[str]) -> str:
 # -- Pixels
 
 
-def _require_disk(store: PixelStore) -> None:
+def _require_disk(size: int) -> None:
     try:
-        require_disk(int(1.02 * store.bytes_needed()))
+        require_disk(int(1.02 * size))
     except NotEnoughDisk as error:
         raise JobError(
             str(error),
@@ -168,20 +183,26 @@ def _require_disk(store: PixelStore) -> None:
 def _decode(job: Preparation, plan: _Plan, store: PixelStore) -> None:
     """Fill the rows that are still missing, with all cores."""
     report, total = job.reporter(), len(plan.paths)
+
+    def checked(rows: int) -> None:
+        report(rows, total, f"{rows:,} of {total:,} decoded images checked")
+
     fresh = not store.part.exists() and not store.is_complete
-    missing = store.open(lambda rows: report(rows, total, f"{rows:,} of {total:,} decoded images checked"))
+    missing = store.open(checked, _require_disk)
     if fresh:
-        _take_over(job, plan, store)
-        missing = store.open()
+        _take_over(job, plan, store, checked)
+        missing = store.unwritten()
     done = total - len(missing)
     for row, answer in decoding.shared().run(_requests(job, plan, store, missing)):
         if "error" in answer:
             raise _unusable(job, plan.paths[row], answer)
+        store.wrote()
         done += 1
         report(done, total, f"{done:,} of {total:,} images decoded")
+    job.renew(message="Writing the decoded images to the disk")
 
 
-def _take_over(job: Preparation, plan: _Plan, store: PixelStore) -> None:
+def _take_over(job: Preparation, plan: _Plan, store: PixelStore, checked: Callable[[int], None]) -> None:
     """Copy what the newest preparation with the same pixel pipeline has decoded already."""
     earlier = (
         Preparation.objects.with_pixels()
@@ -191,10 +212,11 @@ def _take_over(job: Preparation, plan: _Plan, store: PixelStore) -> None:
     )
     if earlier is None:
         return
-    theirs = dict(earlier.manifest.order_by().values_list("digest", "row"))
+    theirs = dict(earlier.manifest.order_by().values_list("digest", "row").iterator(2000))
     other = PixelStore(job.cache_root() / earlier.pixels, earlier.manifest.count(), job.image_size)
     if other.is_complete:
-        store.copy_from(other, [(row, theirs[digest]) for row, digest in enumerate(plan.digests) if digest in theirs])
+        known = [(row, theirs[digest]) for row, digest in enumerate(plan.digests) if digest in theirs]
+        store.copy_from(other, known, checked)
 
 
 def _requests(job: Preparation, plan: _Plan, store: PixelStore, missing: Any) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -232,8 +254,7 @@ def _not_written(reason: str) -> JobError:
 
 
 def _write_rows(job: Preparation, plan: _Plan, store: PixelStore) -> str:
-    dataset = job.dataset
-    numbers = {name: number for number, name in enumerate(dataset.classes)}
+    numbers = {name: number for number, name in enumerate(job.classes)}
     return write_rows(
         job.cache_folder,
         store,
@@ -241,9 +262,9 @@ def _write_rows(job: Preparation, plan: _Plan, store: PixelStore) -> str:
         splits=plan.splits,
         groups=plan.groups,
         digests=plan.digests,
-        classes=dataset.classes,
-        positive_class=dataset.positive_class,
-        ordinal=dataset.ordinal,
+        classes=job.classes,
+        positive_class=job.positive_class,
+        ordinal=job.ordinal,
         pipeline=plan.pipeline,
     )
 
@@ -251,36 +272,54 @@ def _write_rows(job: Preparation, plan: _Plan, store: PixelStore) -> str:
 # -- The frozen manifest
 
 
-def _freeze(job: Preparation, plan: _Plan, store: PixelStore, cache_digest: str) -> None:
-    """Store the manifest, prove from it that no group is shared, and end the job; all or nothing."""
-    dataset = job.dataset
-    train = [label for label, split in zip(plan.labels, plan.splits, strict=True) if split == "train"]
-    with transaction.atomic():
-        for start in range(0, len(plan.paths), BATCH):
+def _store_manifest(job: Preparation, plan: _Plan) -> None:
+    """Store the rows in short transactions. Nobody reads them before the state of their preparation says so."""
+    report, total = job.reporter(), len(plan.paths)
+    for start in range(0, total, BATCH):
+        report(start, total, f"{start:,} of {total:,} rows stored")
+        with transaction.atomic():
             PreparedImage.objects.bulk_create(_manifest(job, plan, start))
+
+
+def _forget_manifest(preparation: Preparation, beat: Callable[[], None] = lambda: None) -> None:
+    """Delete rows that will be of no preparation, as shortly; the first ones last, see `_forget_left_over`."""
+    rows = preparation.manifest.order_by()
+    last = rows.aggregate(last=models.Max("row"))["last"]
+    for start in reversed(range(0, 0 if last is None else last + 1, BATCH)):
+        rows.filter(row__gte=start, row__lt=start + BATCH).delete()
+        beat()
+
+
+def _forget_left_over(job: Preparation) -> None:
+    """Rows of preparations that were killed: whoever ended them in their place did not know how far they were."""
+    report = job.reporter()
+    ended = (Preparation.State.FAILED, Preparation.State.CANCELLED)
+    for other in Preparation.objects.filter(state__in=ended, manifest__row=0):
+        _forget_manifest(other, lambda: report(0, 0, "Forgetting what a killed preparation left"))
+
+
+def _freeze(job: Preparation, plan: _Plan, store: PixelStore, cache_digest: str) -> None:
+    """Prove from the stored manifest that no group is shared, and end the job; both or neither."""
+    train = [label for label, split in zip(plan.labels, plan.splits, strict=True) if split == "train"]
+    found = {
+        "pipeline": plan.pipeline,
+        "group_key": plan.group_key,
+        "group_description": plan.group_description,
+        "counts": _split_counts(plan),
+        "class_weights": splitting.class_weights(train),
+        "warnings": plan.warnings,
+        "excluded": sum(plan.left_out.values()),
+        "left_out": plan.left_out,
+        "dataset_digest": job.dataset.digest,
+        "split_digest": _split_digest(plan),
+        "cache_digest": cache_digest,
+        "cache_bytes": store.bytes_used(),
+        "pixels": store.folder.name,
+    }
+    job.renew(message="Proving that no patient is on two sides")
+    with transaction.atomic():
         shared, group_counts = _proof(job)
-        job.write(
-            classes=dataset.classes,
-            positive_class=dataset.positive_class,
-            ordinal=dataset.ordinal,
-            synthetic=dataset.synthetic,
-            class_choices=dataset.class_choices,
-            pipeline=plan.pipeline,
-            group_key=plan.group_key,
-            group_description=plan.group_description,
-            group_counts=group_counts,
-            counts=_split_counts(plan),
-            class_weights=splitting.class_weights(train),
-            warnings=plan.warnings,
-            shared_patients=shared,
-            excluded=sum(plan.left_out.values()),
-            left_out=plan.left_out,
-            dataset_digest=dataset.digest,
-            split_digest=_split_digest(plan),
-            cache_digest=cache_digest,
-            cache_bytes=store.bytes_used(),
-            pixels=store.folder.name,
-        )
+        job.write(**found, shared_patients=shared, group_counts=group_counts)
         job.succeed(
             f"{len(plan.paths)} images prepared, {shared} shared patients",
             after={"split": job.split_digest, "shared_patients": shared},
@@ -308,13 +347,13 @@ def _proof(job: Preparation) -> tuple[int, dict[str, int]]:
     Raises JobError unless there are none: such a split is worse than none at all.
     """
     rows = job.manifest.order_by()
-    straddling = rows.values("group").annotate(sides=models.Count("split", distinct=True)).filter(sides__gt=1)
+    shared = rows.values("group").annotate(sides=models.Count("split", distinct=True)).filter(sides__gt=1).count()
     copies = rows.values("digest").annotate(sides=models.Count("split", distinct=True)).filter(sides__gt=1)
-    if straddling.exists() or copies.exists():
-        what = "Images of one patient" if straddling.exists() else "Pictures with equal pixels"
+    if shared or copies.exists():
+        what = "Images of one patient" if shared else "Pictures with equal pixels"
         raise JobError(f"{what} would be in two splits.", "This is an error of the platform; tell us.")
     counted = dict(rows.values_list("split").annotate(models.Count("group", distinct=True)))
-    return straddling.count(), {split: counted.get(split, 0) for split in SPLITS}
+    return shared, {split: counted.get(split, 0) for split in SPLITS}
 
 
 def _split_counts(plan: _Plan) -> dict[str, dict[str, int]]:

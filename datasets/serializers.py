@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from .models import FIELD_LIMITS, IMAGE_SIZES, MAX_SEED, Dataset, DatasetImage, Decision, Finding, Preparation, Scan
@@ -104,6 +105,11 @@ class DecideSerializer(serializers.Serializer):
     action = serializers.ChoiceField(choices=[*Decision.Action.values, "withdraw"])
     reason = serializers.CharField(max_length=300, required=False, allow_blank=True, default="")
 
+    def validate(self, data: dict[str, Any]) -> dict[str, Any]:
+        if data["action"] != "withdraw" and not data["reason"]:
+            raise serializers.ValidationError({"reason": ["A decision needs a reason."]})
+        return data
+
 
 class DecideAllSerializer(serializers.Serializer):
     code = serializers.CharField(max_length=30, help_text="of the findings")
@@ -140,20 +146,31 @@ class ImageSerializer(serializers.ModelSerializer):
 
 
 class ImageDetailSerializer(ImageSerializer):
-    findings = FindingSerializer(many=True, read_only=True)
+    findings = serializers.SerializerMethodField()
     decisions = DecisionSerializer(many=True, read_only=True)
 
     class Meta(ImageSerializer.Meta):
         fields = [*ImageSerializer.Meta.fields, "findings", "decisions"]
         read_only_fields = fields
 
+    @extend_schema_field(FindingSerializer(many=True))
+    def get_findings(self, image: DatasetImage) -> Any:
+        return FindingSerializer(image.findings.with_decision(), many=True).data
+
+
+class StorageSerializer(serializers.Serializer):
+    finished = serializers.IntegerField(help_text="bytes")
+    unfinished = serializers.IntegerField(help_text="bytes; a preparation with the same choices goes on with them")
+
+
+class PruneSerializer(serializers.Serializer):
+    days = serializers.IntegerField(min_value=0, max_value=36_500, default=30)
+
+
+class PrunedSerializer(serializers.Serializer):
+    preparations = serializers.IntegerField()
+    bytes = serializers.IntegerField()
+
 
 class PatternSerializer(serializers.Serializer):
     pattern = serializers.CharField(max_length=200, allow_blank=True, trim_whitespace=False)
-
-
-class JsonSerializer(serializers.Serializer):
-    """An object whose members the documentation lists."""
-
-    def to_representation(self, instance: Any) -> Any:
-        return instance

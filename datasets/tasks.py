@@ -11,6 +11,8 @@ def scan(scan_id: int, attempt: int) -> None:
 
 
 def run_scan(job: Scan, attempt: int) -> None:
+    # A scan must not find what a killed upload has left in a dataset folder.
+    Upload.remove_left_over()
     job.run(attempt, lambda: scan_root(job))
     if job.state == Scan.State.SUCCEEDED:
         Upload.adopt_found()

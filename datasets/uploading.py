@@ -2,7 +2,7 @@
 
 Nothing touches the dataset folder before every file has been looked at. Then each is written beside its place under a
 hidden name and renamed, so that a scan sees it whole or not at all; when the job ends in any other way than well, what
-it had put there is taken away again.
+it had put there is taken away again: by itself, or, when it was killed, by who finds its journal.
 """
 
 import contextlib
@@ -26,8 +26,9 @@ from xrayplatform.system import GIB
 from . import decoding
 from .archives import TABLE, ArchiveError, extract, is_archive, left_out_because, long_name, path_danger, same_name
 from .models import Dataset, Scan, Upload
-from .models.upload import LEFT_OVER_AFTER, checked_name, why_closed
+from .models.upload import LEFT_OVER_AFTER, NAME_TAKEN, check_free, checked_name, why_closed
 from .names import IMAGE_FOLDERS, MAX_CLASS_NAME, is_image, is_mask, patient_folder, printable, shortened, split_of
+from .placing import Journal
 from .receiving import received
 from .survey import HIDDEN
 
@@ -86,7 +87,7 @@ def upload(job: Upload) -> None:
     if closed:
         raise closed
     if not job.dataset:
-        checked_name(job.name)
+        checked_name(job.name, without=job)
     outcome = Outcome()
     try:
         _unpack(job, outcome)
@@ -390,7 +391,10 @@ def _nothing_added(outcome: Outcome) -> JobError:
 def _move(job: Upload, outcome: Outcome) -> None:
     """Put the files in place and end the job; all or nothing."""
     report = _reporter(job, MOVE, "Moving the files into the dataset")
-    placed = _Placed(job.target)
+    if not job.dataset:
+        # Checking the images takes its time; others had it too.
+        check_free(job.name, without=job)
+    placed = _Placed(job.target, Journal(job.journal, job.target), is_new=not job.dataset)
     try:
         for done, item in enumerate(outcome.items, start=1):
             reason = placed.put(item)
@@ -409,7 +413,7 @@ def _move(job: Upload, outcome: Outcome) -> None:
 
 
 def _finish(job: Upload, outcome: Outcome, placed: "_Placed") -> None:
-    accepted = len(placed.files)
+    accepted = placed.files
     if not accepted:
         raise _nothing_added(outcome)
     if job.dataset and placed.class_folders:
@@ -436,11 +440,14 @@ def _start_scan(job: Upload) -> str:
 class _Placed:
     """Files put into the dataset folder, each whole, and how to take them away again."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, journal: Journal, is_new: bool) -> None:
         self.target = target
-        self.files: list[tuple[Path, int]] = []
+        self.files = 0
         self.size = 0
         self.class_folders: set[str] = set()
+        self._journal = journal
+        # Whether the target must be made here: what somebody else has made meanwhile is theirs.
+        self._must_make = is_new
         self._made: list[Path] = []
         self._folders: set[Path] = set()
         self._numbers: Counter[Path] = Counter()
@@ -452,12 +459,13 @@ class _Placed:
         if _is_same_file(item.path, wanted):
             return f"The same file is in the dataset already: {item.relative}."
         part = wanted.with_name(f"{PART}{uuid.uuid4().hex}.part")
+        self._journal.part(part)
         try:
             _bring(item.path, part)
-            path = self._rename(part, wanted)
+            self._rename(part, wanted)
         finally:
             part.unlink(missing_ok=True)
-        self.files.append((path, path.lstat().st_ino))
+        self.files += 1
         self.size += item.size
         return ""
 
@@ -471,34 +479,41 @@ class _Placed:
                 os.close(descriptor)
 
     def undo(self) -> None:
-        for path, inode in self.files:
-            with contextlib.suppress(OSError):
-                if path.lstat().st_ino == inode:
-                    path.unlink()
-        for folder in reversed(self._made):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        self._journal.undo()
 
     def _make(self, folder: Path) -> None:
         if folder in self._folders:
             return
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        if self._must_make and self.target not in missing:
+            raise JobError(*NAME_TAKEN)
         for path in reversed(missing):
-            path.mkdir()
-            self._made.append(path)
+            self._make_one(path)
+        self._must_make = False
         if missing and folder != self.target:
             self.class_folders.add(class_folder(folder.relative_to(self.target).as_posix()))
         self._folders.add(folder)
         _remove_old_parts(folder)
 
-    def _rename(self, part: Path, wanted: Path) -> Path:
+    def _make_one(self, folder: Path) -> None:
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            if self._must_make and folder == self.target:
+                raise JobError(*NAME_TAKEN) from None
+            return
+        self._journal.folder(folder)
+        self._made.append(folder)
+
+    def _rename(self, part: Path, wanted: Path) -> None:
         """Give the file its name, or the name with the first number that is free; never over another file."""
         for path in self._names(wanted):
+            self._journal.file(path, part)
             try:
                 _rename_new(part, path)
             except FileExistsError:
                 continue
-            return path
+            return
         raise AssertionError("numbers do not end")
 
     def _names(self, wanted: Path) -> Iterator[Path]:

@@ -28,6 +28,7 @@ from tests.factories import (
     TrainingRunFactory,
     UploadFactory,
     UserFactory,
+    put_cache,
 )
 from xrayplatform import audit
 from xrayplatform.teams import Team, sync_roles
@@ -129,8 +130,7 @@ def world(team: Team, settings: Any) -> SimpleNamespace:
     dataset = DatasetFactory(name="CHEST/secret study", condition=condition)
     image = DatasetImageFactory(dataset=dataset)
     preparation = PreparationFactory(dataset=dataset)
-    preparation.cache_folder.mkdir(parents=True)
-    (preparation.cache_folder / "cache.json").write_text("{}")
+    put_cache(preparation)
     run = TrainingRunFactory(preparation=preparation)
     metric = EpochMetricFactory(run=run)
     version = ModelVersionFactory(condition=condition, dataset_name=dataset.name)

@@ -1,10 +1,13 @@
 """Rows for tests. A version made here has no files; `tests.inference.versions` makes one that really answers."""
 
+import json
+
 import factory
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
 from django.utils import timezone
 
+from datasets.cache import FORMAT
 from datasets.models import Dataset, DatasetImage, Finding, Preparation, Scan, Upload
 from inference.models import Prediction
 from registry.models import ModelVersion
@@ -103,6 +106,16 @@ class PreparationFactory(factory.django.DjangoModelFactory):
     counts = {split: {"NORMAL": 5, "PNEUMONIA": 5} for split in ("train", "validation", "test")}
     pipeline = {"id": "grey", "version": 1, "fit": "pad"}
     shared_patients = 0
+
+
+def put_cache(preparation: Preparation) -> None:
+    """Files that a finished preparation has, without anything to read in them."""
+    pixels = preparation.cache_root() / f"pixels-{preparation.dataset_id}-{preparation.pk}"
+    for folder in (preparation.cache_folder, pixels):
+        folder.mkdir(parents=True)
+    (pixels / "images.npy").touch()
+    meaning = {"format": FORMAT, "pixels": pixels.name}
+    (preparation.cache_folder / "cache.json").write_text(json.dumps(meaning))
 
 
 class UploadFactory(factory.django.DjangoModelFactory):

@@ -107,6 +107,7 @@ class TrainingRun(Job):
         except NotEnoughDisk as error:
             raise JobError(str(error), "Free some space, or ask an administrator.") from error
         with transaction.atomic():
+            preparation.hold()
             run = cls.objects.create(
                 preparation=preparation,
                 architecture=architecture,

@@ -15,11 +15,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
+from xrayplatform import audit
 from xrayplatform.conditions import Condition
 from xrayplatform.jobs import JobError
 
 from ..findings import report
-from ..models import Dataset, Preparation, Scan
+from ..models import DECIDED_AT_ONCE, Dataset, Preparation, Scan
 from ..serializers import (
     ChoicesSerializer,
     DatasetListSerializer,
@@ -107,7 +108,9 @@ class DatasetViewSet(ReadOnlyModelViewSet):
     @action(detail=True, methods=["get"])
     def quality(self, request: Request, pk: Any = None) -> Response:
         """The quality report: distributions, hints, findings by kind. The findings themselves are under `findings/`."""
-        return Response(report(self.get_object()).to_json())
+        dataset = self.get_object()
+        audit.record("dataset.view_quality", dataset, actor=request.user)
+        return Response(report(dataset).to_json())
 
     @extend_schema(request=DecideAllSerializer, responses=OpenApiTypes.OBJECT)
     @action(detail=True, methods=["post"])
@@ -116,7 +119,8 @@ class DatasetViewSet(ReadOnlyModelViewSet):
         dataset = self.get_object()
         given = DecideAllSerializer(data=request.data)
         given.is_valid(raise_exception=True)
-        return Response(dataset.findings.decide_all(dataset, **given.validated_data, by=request.user))
+        counts = dataset.decide_all(**given.validated_data, most=DECIDED_AT_ONCE, by=request.user)
+        return Response(counts)
 
     @extend_schema(
         parameters=[

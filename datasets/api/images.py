@@ -1,5 +1,6 @@
 """API: the images of datasets with their pictures and decisions, and findings."""
 
+from decimal import Decimal
 from typing import Any
 
 import django_filters
@@ -18,8 +19,11 @@ from xrayplatform.http import row_filter
 from xrayplatform.teams import visible
 
 from .. import rendering
-from ..models import DatasetImage, Finding
+from ..models import Dataset, DatasetImage, Finding
+from ..names import MAX_IMAGE_PATH
 from ..serializers import DecideSerializer, FindingSerializer, ImageDetailSerializer, ImageSerializer
+
+LISTED_BY = ("dataset", "class_name", "source_split", "cluster", "finding", "excluded", "code", "cursor")
 
 
 class ImageFilter(django_filters.FilterSet):
@@ -50,6 +54,9 @@ class ImageViewSet(ReadOnlyModelViewSet):
     def get_queryset(self) -> QuerySet:
         images = DatasetImage.objects.visible_to(self.request.user).with_exclusion()
         return images.select_related("dataset").defer("fingerprint")
+
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return _recorded(super().list(request, *args, **kwargs), "dataset.view_images", request)
 
     def get_serializer_class(self) -> type[ImageSerializer]:
         return ImageSerializer if self.action == "list" else ImageDetailSerializer
@@ -100,3 +107,16 @@ class FindingViewSet(ReadOnlyModelViewSet):
     def get_queryset(self) -> QuerySet:
         findings = Finding.objects.with_decision().select_related("image").defer("image__fingerprint")
         return visible(findings, "dataset__condition__team", self.request.user)
+
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return _recorded(super().list(request, *args, **kwargs), "dataset.view_quality", request)
+
+
+def _recorded(response: Response, name: str, request: Request) -> Response:
+    """The answer to a list, with an entry in the audit log: of which dataset, if it is one, and what was asked for."""
+    asked = {key: value[:MAX_IMAGE_PATH] for key, value in request.query_params.items() if key in LISTED_BY}
+    # The filter was applied before, so it is a number.
+    number = int(Decimal(asked["dataset"])) if asked.get("dataset") else None
+    dataset = Dataset.objects.visible_to(request.user).filter(pk=number).first()
+    audit.record(name, dataset, actor=request.user, after=asked | {"rows": len(response.data["results"])})
+    return response

@@ -1,7 +1,7 @@
 """The tables of the datasets app; each is defined beside the behaviour it belongs to."""
 
-from .dataset import Dataset, patient_key, patient_key_fingerprint
-from .image import CHECK_LABEL, COPIES, DatasetImage, Decision, FileProblem, Finding, ScannedFolder
+from .dataset import CHECK_LABEL, COPIES, DECIDED_AT_ONCE, Dataset, patient_key, patient_key_fingerprint
+from .image import DatasetImage, Decision, FileProblem, Finding, ScannedFolder
 from .preparation import FIELD_LIMITS, IMAGE_SIZES, MAX_SEED, Preparation, PreparedImage
 from .scan import Scan
 from .upload import Upload
@@ -9,6 +9,7 @@ from .upload import Upload
 __all__ = [
     "CHECK_LABEL",
     "COPIES",
+    "DECIDED_AT_ONCE",
     "FIELD_LIMITS",
     "IMAGE_SIZES",
     "MAX_SEED",

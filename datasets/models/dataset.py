@@ -3,7 +3,9 @@
 import hashlib
 import hmac
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +20,24 @@ from xrayplatform.teams import TeamScopedQuerySet
 
 from ..names import MAX_CLASS_NAME, is_ordinal, positive_class, printable, shortened
 from ..patterns import PatternError, Preview, preview
+from ..quality import CODES
 
 if TYPE_CHECKING:
+    from .image import DatasetImage
     from .preparation import Preparation
 
 
 PROBLEMS_LISTED = 1000
 # File names that the live preview of a pattern looks at; enough to judge it, few enough to be quick.
 NAMES_PREVIEWED = 5000
+LABEL_CONFLICT = "label-conflict"
+# Written by trainings, not by scans; a scan leaves them alone.
+CHECK_LABEL = "check-label"
+# Findings about copies, and what copies of one picture have in common.
+COPIES = {"exact-duplicate": "digest", "near-duplicate": "cluster"}
+# Images that one decision over the web may be about: others wait while it is written.
+DECIDED_AT_ONCE = 50_000
+BATCH = 500
 # What choices of classes change. Nothing else is written, because a scan may be writing what it finds.
 CHOSEN_CLASSES = (
     "class_choices", "positive_choice", "ordinal_choice", "classes", "positive_class", "ordinal", "counts",
@@ -165,6 +177,13 @@ class Dataset(models.Model):
         slug = free_slug(slug_for(name))
         return Condition.objects.create(slug=slug, name=name_for(name), body_part=body_part[:40])
 
+    def lock(self, *fields: str) -> None:
+        """Wait for others who choose, decide or write findings here, and read the row as they left it.
+
+        Holds to the end of the transaction, without which it cannot be called. fields: what is read; none: all.
+        """
+        self.refresh_from_db(fields=fields or None, from_queryset=Dataset.objects.select_for_update())
+
     # -- Classes: what was found, and what a team makes of it
 
     def label_of(self, source_class: str) -> str:
@@ -191,6 +210,7 @@ class Dataset(models.Model):
         choices: answer, classes, positive_class, ordinal, condition (a Condition), pattern, accept_missing.
         """
         with transaction.atomic():
+            self.lock()
             if "answer" in choices:
                 self.choose_answer(choices["answer"], by=by)
             if {"classes", "positive_class", "ordinal"} & set(choices):
@@ -214,17 +234,20 @@ class Dataset(models.Model):
 
         positive: of two classes; empty: as the names suggest; None: the one it was, under its new name.
         """
-        wanted = _checked_choices(self.source_classes, choices)
-        used = used_classes(self.source_classes, wanted)
-        positive = self._positive_after(wanted, used) if positive is None else positive
-        if positive and positive not in used:
-            raise JobError(f"The positive class {shortened(positive)} is not one of the classes: {', '.join(used)}.")
         with transaction.atomic():
+            self.lock()
+            wanted = _checked_choices(self.source_classes, choices)
+            used = used_classes(self.source_classes, wanted)
+            positive = self._positive_after(wanted, used) if positive is None else positive
+            if positive and positive not in used:
+                raise JobError(
+                    f"The positive class {shortened(positive)} is not one of the classes: {', '.join(used)}."
+                )
             before = {"classes": self.class_choices, "positive": self.positive_class, "ordinal": self.ordinal}
             self.class_choices, self.positive_choice, self.ordinal_choice = wanted, positive, ordinal
             self.derive_classes()
             self.save(update_fields=CHOSEN_CLASSES)
-            self.findings.write_conflicts(self)
+            self.write_conflicts()
             after = {"classes": self.class_choices, "positive": self.positive_class, "ordinal": self.ordinal}
             audit.record("dataset.choose_classes", self, actor=by, before=before, after=after)
 
@@ -241,6 +264,7 @@ class Dataset(models.Model):
     def choose_condition(self, condition: Condition, *, by: Any) -> None:
         """Say which clinical question the dataset answers, and with that which team it belongs to."""
         with transaction.atomic():
+            self.lock()
             before = {"condition": self.condition.slug}
             self.condition = condition
             self.save(update_fields=["condition"])
@@ -252,6 +276,7 @@ class Dataset(models.Model):
             # On real names: whether an expression takes for ever cannot be seen from itself.
             self.preview_pattern(pattern)
         with transaction.atomic():
+            self.lock()
             before = {"pattern": self.pattern}
             # Without a signature the next scan counts the patients anew.
             self.pattern, self.signature = pattern, ""
@@ -268,10 +293,11 @@ class Dataset(models.Model):
 
     def choose_answer(self, value: str, *, by: Any) -> None:
         """Answer the question that the scan asked. The next scan reads the folder that way. Raises JobError."""
-        options = {option["value"] for option in (self.question or {}).get("options", [])}
-        if value not in options:
-            raise JobError("This is not one of the possible answers.", "Choose one of those that the page offers.")
         with transaction.atomic():
+            self.lock()
+            options = {option["value"] for option in (self.question or {}).get("options", [])}
+            if value not in options:
+                raise JobError("This is not one of the possible answers.", "Choose one of those that the page offers.")
             before = {"answer": self.answer}
             self.answer = value
             self.save(update_fields=["answer"])
@@ -279,12 +305,193 @@ class Dataset(models.Model):
 
     def accept_missing(self, *, by: Any) -> None:
         """Confirm that the images which are not there any more were removed on purpose; the next scan forgets them."""
-        if not self.missing_count:
-            raise JobError("No images of this dataset are missing.")
         with transaction.atomic():
+            self.lock()
+            if not self.missing_count:
+                raise JobError("No images of this dataset are missing.")
             audit.record("dataset.accept_missing", self, actor=by, before={"missing": self.missing_count})
             self.missing_accepted = True
             self.save(update_fields=["missing_accepted"])
+
+    # -- Findings, and decisions about many of them
+
+    def decide_all(
+        self, code: str, action: str, reason: str, *, spare_one: bool = False, most: int | None = None, by: Any
+    ) -> dict[str, int]:
+        """Decide about all images with this finding that nobody has judged. Raises JobError.
+
+        spare_one: of pictures that are (nearly) the same, the first by path is kept and the others are left out.
+        most: refuse to decide about more images than that.
+        Returns how many were left out and how many were kept.
+        """
+        decision = self.decisions.model
+        reason = checked_reason(code, reason, CODES)
+        _check_action(code, action, spare_one)
+        with transaction.atomic():
+            self.lock("class_choices")
+            count = self.findings.undecided(code).count()
+            if most is not None and count > most:
+                raise JobError(
+                    f"There are {count:,} such images; here at most {most:,} are judged at once.",
+                    f"Use the command: manage.py quality_report {self.name!r} --{action}-all {code}.",
+                )
+            spared = self._firsts(code) if spare_one else set()
+            counts = Counter[str]()
+            for batch in self._undecided_batches(code):
+                decisions = [
+                    decision(
+                        dataset=self,
+                        path=path,
+                        digest=digest,
+                        code=code,
+                        action=decision.Action.KEEP if path in spared else action,
+                        reason=reason,
+                        decided_by=by,
+                    )
+                    for path, digest in batch
+                ]
+                self.decisions.bulk_create(
+                    decisions,
+                    update_conflicts=True,
+                    unique_fields=["dataset", "path", "code"],
+                    update_fields=["digest", "action", "reason", "decided_by", "decided_at"],
+                )
+                counts.update(item.action for item in decisions)
+            decided = {name: counts[name] for name in decision.Action.values}
+            # Which images, is in the decisions; what they were decided by, for each, too.
+            after = {"code": code, "action": action, "spare_one": spare_one, "reason": reason, **decided}
+            audit.record("dataset.decide_all", self, actor=by, after=after)
+            self.write_conflicts()
+        return decided
+
+    def _firsts(self, code: str) -> set[str]:
+        """The first path of each group of copies that nobody has judged."""
+        first: dict[Any, str] = {}
+        rows = self.findings.undecided(code).values_list("image__path", f"image__{COPIES[code]}")
+        for path, group in rows.iterator(2000):
+            first[group] = min(path, first.get(group, path))
+        return set(first.values())
+
+    def _undecided_batches(self, code: str) -> Iterator[list[tuple[str, str]]]:
+        """(path, digest) of the images with the finding, so many at a time; those before may be decided meanwhile."""
+        last = 0
+        while rows := list(
+            self.findings.undecided(code)
+            .filter(pk__gt=last)
+            .order_by("pk")
+            .values_list("pk", "image__path", "image__digest")[:BATCH]
+        ):
+            last = rows[-1][0]
+            yield [(path, digest) for _, path, digest in rows]
+
+    def conflicting_images(self) -> set[int]:
+        """Numbers of the images to leave out because equal pixels bear another label.
+
+        What somebody left out contradicts nothing. Where somebody kept a copy, its label holds, and only those that
+        are labelled otherwise are left out; where none was kept, or two with different labels, all are.
+        """
+        return {pk for conflict in self._conflicts() for pk in conflict.left_out()}
+
+    def write_conflicts(self, digest: str = "") -> None:
+        """Write anew which images bear another label than equal pixels elsewhere in the dataset.
+
+        digest: only for images with these pixels.
+        """
+        with transaction.atomic():
+            self.lock("class_choices")
+            old = self.findings.filter(code=LABEL_CONFLICT)
+            (old.filter(image__digest=digest) if digest else old).delete()
+            self.findings.bulk_create(
+                [
+                    self.findings.model(dataset=self, image_id=pk, code=LABEL_CONFLICT, detail=detail[:400])
+                    for conflict in self._conflicts(digest)
+                    for pk, detail in conflict.details()
+                ],
+                batch_size=BATCH,
+            )
+
+    def _conflicts(self, digest: str = "") -> "Iterator[_Conflict]":
+        images = self.images.included().filter(**({"digest": digest} if digest else {}))
+        kept = set(self._kept_copies().values_list("path", "digest"))
+        for pixels, group in images.repeated_pixels().items():
+            # A dropped class contradicts nothing.
+            rows = sorted((path, pk, self.label_of(name)) for pk, path, name in group if self.label_of(name))
+            if len({label for *_, label in rows}) > 1:
+                held = {label for path, _, label in rows if (path, pixels) in kept}
+                yield _Conflict(rows, held.pop() if len(held) == 1 else "")
+
+    def _kept_copies(self) -> models.QuerySet:
+        return self.decisions.filter(code=LABEL_CONFLICT, action="keep")
+
+    def kept_otherwise(self, image: "DatasetImage") -> str:
+        """Path of an image with equal pixels that somebody kept under another label; empty if there is none."""
+        kept = self._kept_copies().filter(digest=image.digest).exclude(path=image.path).values("path")
+        copies = self.images.included().filter(digest=image.digest, path__in=kept)
+        labels = {path: self.label_of(name) for path, name in copies.values_list("path", "class_name")}
+        others = [path for path, label in labels.items() if image.label and label not in ("", image.label)]
+        return min(others, default="")
+
+    def write_doubts(self, doubts: Iterable[tuple[str, str, float, str]]) -> None:
+        """Write anew which labels a training doubts: (path, digest of the pixels, loss, why in words)."""
+        told = {(path, digest): (loss, why) for path, digest, loss, why in doubts}
+        with transaction.atomic():
+            self.lock("class_choices")
+            self.findings.filter(code=CHECK_LABEL).delete()
+            images = self.images.filter(path__in=[path for path, _ in told]).values_list("pk", "path", "digest")
+            found = [(pk, *told[path, digest]) for pk, path, digest in images if (path, digest) in told]
+            self.findings.bulk_create(
+                [
+                    self.findings.model(dataset=self, image_id=pk, code=CHECK_LABEL, value=loss, detail=why[:400])
+                    for pk, loss, why in found
+                ],
+                batch_size=BATCH,
+                ignore_conflicts=True,
+            )
+
+
+@dataclass(frozen=True)
+class _Conflict:
+    """Equal pixels under several labels.
+
+    images: (path, number, label), by path. label: the one that a person kept; empty while the conflict is open.
+    """
+
+    images: list[tuple[str, int, str]]
+    label: str
+
+    def left_out(self) -> Iterator[int]:
+        return (pk for _, pk, label in self.images if label != self.label)
+
+    def details(self) -> Iterator[tuple[int, str]]:
+        """What is wrong with each image, in words."""
+        settled = f" {self.label} was kept, so the images labelled otherwise are left out." if self.label else ""
+        for _, pk, label in self.images:
+            others = [f"{path} ({other})" for path, _, other in self.images if other != label]
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            yield pk, f"The same pixels are labelled {label} here and differently in {others[0]}{more}.{settled}"
+
+
+def checked_reason(code: str, reason: str, codes: Collection[str]) -> str:
+    """The reason for a decision as it is stored. Raises JobError when there is none, or no such finding."""
+    if code not in codes:
+        raise JobError(f"There is no finding {shortened(code)}.", f"Known are: {', '.join(codes)}.")
+    reason = " ".join(reason.split())[:300]
+    if not reason:
+        raise JobError("A decision needs a reason.", "Say in a few words why.")
+    return reason
+
+
+def _check_action(code: str, action: str, spare_one: bool) -> None:
+    """Whether it can be done with all images that have the finding. Raises JobError."""
+    if spare_one and code not in COPIES:
+        raise JobError("Keeping one of each makes sense for copies only.", f"Those are: {', '.join(COPIES)}.")
+    if spare_one and action == "keep":
+        raise JobError("Keeping one of each leaves the others out.", "Choose to leave out, or to keep all.")
+    if action == "keep" and code == LABEL_CONFLICT:
+        raise JobError(
+            "A picture cannot be kept under two labels.",
+            "Keep the image whose label is right; its copies with another label are then left out.",
+        )
 
 
 def used_classes(source_classes: Sequence[str], choices: Mapping[str, str]) -> list[str]:

@@ -1,6 +1,5 @@
 """What a scan found: images, files that cannot be used, what is suspicious, and what people decided about it."""
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 from django.conf import settings
@@ -13,15 +12,8 @@ from xrayplatform import audit
 from xrayplatform.jobs import JobError
 from xrayplatform.teams import TeamScopedQuerySet
 
-from ..names import shortened
 from ..quality import CODES, LABELS, Kind
-from .dataset import Dataset
-
-LABEL_CONFLICT = "label-conflict"
-# Written by trainings, not by scans; a scan leaves them alone.
-CHECK_LABEL = "check-label"
-# Findings about copies, and what copies of one picture have in common.
-COPIES = {"exact-duplicate": "digest", "near-duplicate": "cluster"}
+from .dataset import LABEL_CONFLICT, Dataset, checked_reason
 
 
 class DatasetImageQuerySet(TeamScopedQuerySet):
@@ -30,6 +22,17 @@ class DatasetImageQuerySet(TeamScopedQuerySet):
     def with_exclusion(self) -> "DatasetImageQuerySet":
         """Annotated with `excluded`: a person left the image out, and its pixels are still those that were judged."""
         return self.annotate(excluded=models.Exists(_valid_decisions(Decision.Action.EXCLUDE)))
+
+    def with_decision(self, code: str) -> "DatasetImageQuerySet":
+        """Annotated with what was decided about the finding of that kind: `decided` (an action or None), `reason`."""
+        outer = models.OuterRef
+        decisions = Decision.objects.filter(
+            dataset=outer("dataset"), path=outer("path"), digest=outer("digest"), code=code
+        )
+        return self.annotate(
+            decided=models.Subquery(decisions.values("action")[:1]),
+            reason=models.Subquery(decisions.values("reason")[:1]),
+        )
 
     def in_byte_order(self) -> "DatasetImageQuerySet":
         """By path, the same on every database: digests and splits must not depend on a server's language."""
@@ -107,8 +110,15 @@ class DatasetImage(models.Model):
 
     def decide(self, code: str, action: str, reason: str, *, by: Any) -> "Decision":
         """Exclude the image, or keep it in spite of a finding. The next preparation honours it. Raises JobError."""
-        reason = _checked_reason(code, reason)
+        reason = checked_reason(code, reason, Decision.CODES)
         with transaction.atomic():
+            self.dataset.lock("class_choices")
+            other = self.dataset.kept_otherwise(self) if (code, action) == (LABEL_CONFLICT, "keep") else ""
+            if other:
+                raise JobError(
+                    f"{other} has the same pixels and was kept under another label.",
+                    "Take that decision back first, or leave this image out.",
+                )
             old = Decision.objects.filter(dataset=self.dataset, path=self.path, code=code).first()
             decision, _ = Decision.objects.update_or_create(
                 dataset=self.dataset,
@@ -129,36 +139,20 @@ class DatasetImage(models.Model):
                 before=old.to_json() if old else None,
                 after={"dataset": self.dataset.name, "code": code, "reason": reason},
             )
-            self.dataset.findings.write_conflicts(self.dataset, self.digest)
+            self.dataset.write_conflicts(self.digest)
         return decision
 
     def withdraw(self, code: str, *, by: Any) -> bool:
         """Take a decision back. False when there was none."""
         with transaction.atomic():
+            self.dataset.lock("class_choices")
             old = Decision.objects.filter(dataset=self.dataset, path=self.path, code=code).first()
             if old is None:
                 return False
             audit.record("image.withdraw", self, actor=by, before=old.to_json() | {"dataset": self.dataset.name})
             old.delete()
-            self.dataset.findings.write_conflicts(self.dataset, self.digest)
+            self.dataset.write_conflicts(self.digest)
         return True
-
-
-def _checked_reason(code: str, reason: str) -> str:
-    if code not in Decision.CODES:
-        raise JobError(f"There is no finding {shortened(code)}.", f"Known are: {', '.join(Decision.CODES)}.")
-    reason = " ".join(reason.split())[:300]
-    if not reason:
-        raise JobError("A decision needs a reason.", "Say in a few words why.")
-    return reason
-
-
-def _firsts(images: Iterable[tuple[str, str, Any]]) -> set[str]:
-    """The first path of each group of (path, digest, group)."""
-    first: dict[Any, str] = {}
-    for path, _, group in images:
-        first[group] = min(path, first.get(group, path))
-    return set(first.values())
 
 
 class FileProblem(models.Model):
@@ -207,100 +201,9 @@ class FindingQuerySet(models.QuerySet):
             reason=models.Subquery(decisions.values("reason")[:1]),
         )
 
-    def decide_all(
-        self, dataset: Dataset, code: str, action: str, reason: str, *, spare_one: bool = False, by: Any
-    ) -> dict[str, int]:
-        """Decide about all images of the dataset with this finding that nobody has judged. Raises JobError.
-
-        spare_one: of pictures that are (nearly) the same, the first by path is kept and the others are left out.
-        Returns how many were left out and how many were kept.
-        """
-        reason = _checked_reason(code, reason)
-        if spare_one and code not in COPIES:
-            raise JobError("Keeping one of each makes sense for copies only.", f"Those are: {', '.join(COPIES)}.")
-        with transaction.atomic():
-            found = dataset.findings.filter(code=code).with_decision().filter(action__isnull=True)
-            images = list(found.values_list("image__path", "image__digest", f"image__{COPIES.get(code, 'pk')}"))
-            spared = _firsts(images) if spare_one else set()
-            decisions = [
-                Decision(
-                    dataset=dataset,
-                    path=path,
-                    digest=digest,
-                    code=code,
-                    action=Decision.Action.KEEP if path in spared else action,
-                    reason=reason,
-                    decided_by=by,
-                )
-                for path, digest, _ in images
-            ]
-            Decision.objects.bulk_create(
-                decisions,
-                batch_size=500,
-                update_conflicts=True,
-                unique_fields=["dataset", "path", "code"],
-                update_fields=["digest", "action", "reason", "decided_by", "decided_at"],
-            )
-            counts = {name: sum(item.action == name for item in decisions) for name in Decision.Action.values}
-            # Which images, is in the decisions; what they were decided by, for each, too.
-            after = {"code": code, "action": action, "spare_one": spare_one, "reason": reason, **counts}
-            audit.record("dataset.decide_all", dataset, actor=by, after=after)
-            self.write_conflicts(dataset)
-        return counts
-
-    def write_conflicts(self, dataset: Dataset, digest: str = "") -> None:
-        """Write anew which images of the dataset bear another label than equal pixels elsewhere in it.
-
-        What somebody left out contradicts nothing. digest: only for images with these pixels.
-        """
-        images, findings = dataset.images.included(), dataset.findings.filter(code=LABEL_CONFLICT)
-        if digest:
-            images, findings = images.filter(digest=digest), findings.filter(image__digest=digest)
-        groups = [
-            [(pk, path, dataset.label_of(name)) for pk, path, name in group]
-            for group in images.repeated_pixels().values()
-        ]
-        with transaction.atomic():
-            findings.delete()
-            self.bulk_create(
-                [
-                    Finding(dataset=dataset, image_id=pk, code=LABEL_CONFLICT, detail=detail[:400])
-                    for group in groups
-                    for pk, detail in _conflicts(group)
-                ],
-                batch_size=500,
-            )
-
-    def write_doubts(self, dataset: Dataset, doubts: Iterable[tuple[str, str, float, str]]) -> None:
-        """Write anew which labels a training doubts: (path, digest of the pixels, loss, why in words)."""
-        told = {(path, digest): (loss, why) for path, digest, loss, why in doubts}
-        images = dataset.images.filter(path__in=[path for path, _ in told]).only("path", "digest")
-        with transaction.atomic():
-            dataset.findings.filter(code=CHECK_LABEL).delete()
-            self.bulk_create(
-                Finding(
-                    dataset=dataset,
-                    image=image,
-                    code=CHECK_LABEL,
-                    value=told[image.path, image.digest][0],
-                    detail=told[image.path, image.digest][1][:400],
-                )
-                for image in images
-                if (image.path, image.digest) in told
-            )
-
-    def undecided(self) -> "FindingQuerySet":
-        return self.with_decision().filter(action__isnull=True)
-
-
-def _conflicts(group: list[tuple[int, str, str]]) -> Iterator[tuple[int, str]]:
-    """(image, what is wrong) of equal pictures (image, path, label); a dropped class contradicts nothing."""
-    labelled = sorted((row for row in group if row[2]), key=lambda row: row[1])
-    for pk, _, label in labelled:
-        others = [f"{path} ({other})" for _, path, other in labelled if other != label]
-        if others:
-            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-            yield pk, f"The same pixels are labelled {label} here and differently in {others[0]}{more}."
+    def undecided(self, code: str) -> "FindingQuerySet":
+        """Those of this kind that nobody has judged."""
+        return self.filter(code=code).with_decision().filter(action__isnull=True)
 
 
 class Finding(models.Model):

@@ -14,6 +14,7 @@ from xrayplatform import audit
 from xrayplatform.jobs import Job, JobError, JobQuerySet, active_jobs_of, reap
 from xrayplatform.teams import TeamScopedQuerySet
 
+from ..cache import is_usable
 from .dataset import Dataset
 from .scan import Scan
 
@@ -102,7 +103,8 @@ class Preparation(Job):
 
     @property
     def is_ready(self) -> bool:
-        return self.state == self.State.SUCCEEDED and (self.cache_folder / "cache.json").exists()
+        """Whether a training can begin: also one of an earlier release may have pixels that this one cannot read."""
+        return self.state == self.State.SUCCEEDED and is_usable(self.cache_folder)
 
     def split_total(self, split: str) -> int:
         return sum(self.counts.get(split, {}).values())
@@ -124,23 +126,20 @@ class Preparation(Job):
     def create(cls, dataset: Dataset, by: Any, **options: Any) -> "Preparation":
         """Create the row and its audit entry. Raises JobError when the dataset cannot be prepared now.
 
+        What the team chose (classes, pattern) is taken when the work begins, all of one moment.
+
         options: seed, image_size, fit, validation_share, test_share, source_splits; what is missing has its default.
         """
         reap()
         _check_options(options)
-        _check_dataset(dataset)
         already = JobError(f"{dataset} is already being prepared.", "Wait until it has finished, or cancel it.")
-        if cls.objects.active().filter(dataset=dataset).exists():
-            raise already
         try:
             with transaction.atomic():
-                preparation = cls.objects.create(
-                    dataset=dataset,
-                    created_by=by,
-                    pattern=dataset.pattern,
-                    class_choices=dataset.class_choices,
-                    **options,
-                )
+                # Nobody removes pixels between the look and the row.
+                _check_dataset(Dataset.objects.select_for_update().get(pk=dataset.pk))
+                if cls.objects.active().filter(dataset=dataset).exists():
+                    raise already
+                preparation = cls.objects.create(dataset=dataset, created_by=by, **options)
                 audit.record("dataset.prepare", dataset, actor=by, after={"preparation": preparation.pk, **options})
         except IntegrityError as error:
             # As for scans: two clicks at once.
@@ -154,24 +153,43 @@ class Preparation(Job):
 
         Pixels that another preparation uses as well stay for it. Raises JobError while a job uses this one.
         """
+        with transaction.atomic():
+            self._check_unused()
+            if not Preparation.objects.with_pixels().filter(pk=self.pk).update(removed_at=timezone.now()):
+                raise JobError(f"{self} has no decoded pixels.", "Nothing needs to be removed.")
+            audit.record("preparation.remove_pixels", self, actor=by, before={"bytes": self.cache_bytes})
+            # Under the lock only renamed: what is created from now on does not find them.
+            removed = [_moved_away(folder) for folder in self._own_folders() if folder.is_dir()]
+        freed = sum(path.stat().st_size for folder in removed for path in folder.glob("*") if path.is_file())
+        for folder in removed:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.refresh_from_db()
+        return freed
+
+    def hold(self) -> None:
+        """Call it in the transaction that creates a job with this preparation: its pixels are not removed meanwhile.
+
+        Raises JobError when they were removed just before.
+        """
+        Dataset.objects.select_for_update().get(pk=self.dataset_id)
+        if not Preparation.objects.with_pixels().filter(pk=self.pk).exists():
+            raise JobError(f"{self} has no decoded pixels any more.", "Prepare the dataset again.")
+
+    def _check_unused(self) -> None:
+        """Lock the dataset, as whoever creates a job does, and look at the jobs that there are."""
+        Dataset.objects.select_for_update().get(pk=self.dataset_id)
         if self.is_active or active_jobs_of(self):
             raise JobError(f"{self} is in use by a job.", "Wait until the job has ended, or cancel it.")
         if Preparation.objects.active().filter(dataset=self.dataset_id).exists():
             # It may be about to use the same pixels.
             raise JobError(f"{self.dataset} is being prepared.", "Wait until that has finished, or cancel it.")
-        with transaction.atomic():
-            if not Preparation.objects.with_pixels().filter(pk=self.pk).update(removed_at=timezone.now()):
-                raise JobError(f"{self} has no decoded pixels.", "Nothing needs to be removed.")
-            audit.record("preparation.remove_pixels", self, actor=by, before={"bytes": self.cache_bytes})
-        shared = self.pixels and Preparation.objects.with_pixels().filter(pixels=self.pixels).exists()
-        folders = (
+
+    def _own_folders(self) -> list[Path]:
+        """What no other preparation needs."""
+        shared = Preparation.objects.with_pixels().exclude(pk=self.pk).filter(pixels=self.pixels).exists()
+        return (
             [self.cache_folder] if shared or not self.pixels else [self.cache_folder, self.cache_root() / self.pixels]
         )
-        freed = sum(path.stat().st_size for folder in folders for path in folder.glob("*") if path.is_file())
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
-        self.refresh_from_db()
-        return freed
 
     @classmethod
     def unused_since(cls, moment: Any) -> "PreparationQuerySet":
@@ -179,6 +197,12 @@ class Preparation(Job):
         newest = cls.objects.with_pixels().filter(dataset=models.OuterRef("dataset")).order_by("-pk").values("pk")[:1]
         older = cls.objects.with_pixels().annotate(ended=Coalesce("finished_at", "created_at"))
         return older.filter(ended__lt=moment).exclude(pk=models.Subquery(newest))
+
+
+def _moved_away(folder: Path) -> Path:
+    target = folder.with_name(folder.name + ".removed")
+    shutil.rmtree(target, ignore_errors=True)
+    return folder.rename(target)
 
 
 def _check_options(options: dict[str, Any]) -> None:

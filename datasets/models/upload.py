@@ -19,12 +19,15 @@ from xrayplatform.teams import Team, TeamScopedQuerySet
 
 from ..archives import MAX_NAME_BYTES, path_danger, same_name
 from ..names import MAX_CLASS_NAME, MAX_DATASET_NAME, is_mask, shortened, split_of
+from ..placing import JOURNAL, Journal
 from ..survey import HIDDEN
 from .dataset import Dataset
 
 # Files on their way in that no job has taken after so long never will be.
 LEFT_OVER_AFTER = timedelta(days=1)
 INCOMING = "incoming-"
+# Owns a dataset that has come of the folders of several teams, until an administrator says whose it is.
+SEVERAL_TEAMS = "Images of several teams"
 # Of the folders below a dataset an upload may name: one for the split, one for the class, one for the patient.
 MAX_CLASS_LEVELS = 3
 
@@ -63,7 +66,8 @@ class Upload(Job):
     dataset = models.ForeignKey(Dataset, models.PROTECT, null=True, related_name="uploads", editable=False)
     name = models.CharField(max_length=MAX_DATASET_NAME, editable=False, help_text="folder below DATASET_ROOT")
     class_folder = models.CharField(max_length=650, blank=True, editable=False, help_text="empty: as the zip says")
-    team = models.ForeignKey(Team, models.SET_NULL, null=True, related_name="+", editable=False)
+    # Protected: with its team the upload would lose who may see what a scan finds in its folder.
+    team = models.ForeignKey(Team, models.PROTECT, null=True, related_name="+", editable=False)
     files = models.PositiveIntegerField(default=0, editable=False, help_text="files and archives that were sent")
     size = models.BigIntegerField(default=0, editable=False, help_text="bytes: received, in the end those accepted")
     accepted = models.PositiveIntegerField(default=0, editable=False)
@@ -98,6 +102,11 @@ class Upload(Job):
     @property
     def target(self) -> Path:
         return Path(settings.DATASET_ROOT) / self.name
+
+    @property
+    def journal(self) -> Path:
+        """What the job has put into the dataset folder; see `placing`."""
+        return self.staging / JOURNAL
 
     @property
     def found(self) -> Dataset | None:
@@ -170,8 +179,14 @@ class Upload(Job):
         return asked
 
     def discard(self) -> None:
-        """Remove what was received; nothing in the dataset folder."""
-        shutil.rmtree(self.staging, ignore_errors=True)
+        """Remove what was received, and from the dataset folder what a job that did not succeed has left there."""
+        succeeded = Upload.objects.filter(pk=self.pk, state=Job.State.SUCCEEDED).exists()
+        # Where the folder is not to be reached now, the journal stays for the next time.
+        if succeeded or not self.journal.exists() or self._is_undone():
+            shutil.rmtree(self.staging, ignore_errors=True)
+
+    def _is_undone(self) -> bool:
+        return Path(settings.DATASET_ROOT).is_dir() and Journal.read(self.journal, self.target).undo()
 
     @classmethod
     def remove_left_over(cls) -> None:
@@ -180,35 +195,66 @@ class Upload(Job):
             return
         folders = {folder.name: folder for folder in cls.root().iterdir()}
         rows = cls.objects.filter(pk__in=[int(name) for name in folders if name.isdecimal()])
-        states = {str(pk): state for pk, state in rows.values_list("pk", "state")}
+        uploads = {str(upload.pk): upload for upload in rows}
         before = (timezone.now() - LEFT_OVER_AFTER).timestamp()
         for name, folder in folders.items():
+            if name in uploads:
+                if not uploads[name].is_active:
+                    uploads[name].discard()
             # Without a row it may be on its way in, or its row not committed yet.
-            left_over = states[name] not in Job.ACTIVE if name in states else _changed(folder) < before
-            if left_over:
+            elif _changed(folder) < before:
                 shutil.rmtree(folder, ignore_errors=True)
 
     # -- New folders
 
     @classmethod
-    def adopt_found(cls) -> None:
-        """Give datasets that a scan has found in uploaded folders to the teams that uploaded them.
+    def adopt(cls, dataset: Dataset) -> None:
+        """Give a dataset found for the first time to the team in whose uploaded folder it lies, if it lies in one.
 
-        A dataset found for the first time has a condition of its own, which every team sees.
+        It has a condition of its own, which without a team everybody sees. To be called in the transaction that creates
+        it: what a team uploaded is visible to no other, not even while it is scanned.
         """
-        for upload in cls.objects.filter(dataset=None, state=Job.State.SUCCEEDED).select_related("team", "created_by"):
-            inside = models.Q(name=upload.name) | models.Q(name__startswith=f"{upload.name}/")
-            for dataset in Dataset.objects.filter(inside).select_related("condition"):
-                upload.adopt(dataset)
+        upload = cls._around(dataset.name)
+        below = [] if upload else cls._below(dataset.name)
+        if upload:
+            cls.objects.filter(pk=upload.pk, dataset=None).update(dataset=dataset)
+            team = upload.team
+        elif below:
+            upload, team = below[0], _team_of_all(dataset, below)
+        else:
+            return
+        dataset.condition.team = team
+        dataset.condition.save(update_fields=["team"])
+        after = {"dataset": dataset.name, "team": str(team)}
+        audit.record("upload.adopt", upload, actor=upload.created_by, after=after)
 
-    def adopt(self, dataset: Dataset) -> None:
-        with transaction.atomic():
-            if self.team and dataset.condition.team is None and dataset.condition.datasets.count() == 1:
-                dataset.condition.team = self.team
-                dataset.condition.save(update_fields=["team"])
-            Upload.objects.filter(pk=self.pk, dataset=None).update(dataset=dataset)
-            after = {"dataset": dataset.name, "team": str(self.team or "")}
-            audit.record("upload.adopt", self, actor=self.created_by, after=after)
+    @classmethod
+    def _around(cls, name: str) -> "Upload | None":
+        """The upload of a team whose folder this is or lies in: the innermost, of those the newest."""
+        uploads = cls._with_files().filter(name__in=_at_or_above(name))
+        return max(uploads, key=lambda upload: (len(upload.name), upload.pk), default=None)
+
+    @classmethod
+    def _below(cls, name: str) -> list["Upload"]:
+        """Uploads of teams whose folders lie in this one: beside others they may be read as classes of one dataset."""
+        return list(cls._with_files().filter(_lies_in(name)))
+
+    @classmethod
+    def _with_files(cls) -> models.QuerySet:
+        """Those of teams that have put files into their folders, are about to, or may have until a moment ago.
+
+        A scan may have seen the files of one that has just failed.
+        """
+        recently = models.Q(finished_at__gte=timezone.now() - LEFT_OVER_AFTER, started_at__isnull=False)
+        placing = models.Q(state__in=[*Job.ACTIVE, Job.State.SUCCEEDED])
+        return cls.objects.filter(placing | recently).exclude(team=None).select_related("team", "created_by")
+
+    @classmethod
+    def adopt_found(cls) -> None:
+        """Tell uploads into new folders, which have no dataset yet, what a scan has found there."""
+        for upload in cls.objects.filter(dataset=None, state=Job.State.SUCCEEDED):
+            inside = models.Q(name=upload.name) | _lies_in(upload.name)
+            cls.objects.filter(pk=upload.pk, dataset=None).update(dataset=Dataset.objects.filter(inside).first())
 
 
 def why_closed(dataset: Dataset | None) -> JobError | None:
@@ -222,6 +268,22 @@ def why_closed(dataset: Dataset | None) -> JobError | None:
             "IT mounts it that way; ask them to put the images there, then scan.",
         )
     return None
+
+
+def _team_of_all(dataset: Dataset, uploads: list[Upload]) -> Team | None:
+    """The team of all uploads and datasets in the dataset's folder; of several, one that nobody is in."""
+    datasets = Dataset.objects.filter(_lies_in(dataset.name)).exclude(condition__team=None)
+    teams = {upload.team_id for upload in uploads} | set(datasets.values_list("condition__team", flat=True))
+    return uploads[0].team if len(teams) == 1 else Team.objects.get_or_create(name=SEVERAL_TEAMS)[0]
+
+
+def _lies_in(name: str) -> models.Q:
+    return ~models.Q(name=".") if name == "." else models.Q(name__startswith=f"{name}/")
+
+
+def _at_or_above(name: str) -> list[str]:
+    parts = name.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
 
 
 def _root_is_writable() -> bool:
@@ -247,8 +309,11 @@ def _check_quota(quota: Quota, size: int) -> None:
 # -- Names of folders that users choose
 
 
-def checked_name(name: str) -> str:
-    """The name of a new dataset folder, one or two levels below DATASET_ROOT. Raises JobError."""
+def checked_name(name: str, without: Upload | None = None) -> str:
+    """The name of a new dataset folder, one or two levels below DATASET_ROOT. Raises JobError.
+
+    without: the upload that asks for it.
+    """
     name = "/".join(part.strip() for part in name.strip().strip("/").split("/"))
     parts = name.split("/")
     problem = _folder_problem(name) or ("has more than two levels" if len(parts) > 2 else "")
@@ -256,31 +321,48 @@ def checked_name(name: str) -> str:
         problem = "is what a part of a dataset is called"
     if problem:
         raise JobError(f"The name of the new folder {problem}: {shortened(name) or 'empty'}.", NEW_NAME_HINT)
-    _check_free(parts)
+    check_free(name, without)
+    _check_free_on_disk(parts)
     return name
 
 
 NEW_NAME_HINT = "Give it a name like CHEST/new study: a plain name, and if you like a body part above it."
+# Whose it is, and whether it is a folder, a dataset or an upload, is not for everybody.
+NAME_TAKEN = ("The name is taken.", "Choose another name; into a dataset that you see upload on its own page.")
 
 
-def _check_free(parts: list[str]) -> None:
-    """The folder must be new, and in no folder that is a dataset itself: its images would become part of that."""
-    above = [".", *("/".join(parts[:depth]) for depth in range(1, len(parts)))]
-    holder = Dataset.objects.filter(name__in=above).first()
-    if holder:
-        raise JobError(
-            f"The folder {holder.name} is a dataset itself, so a new one cannot lie in it.", "Choose another place."
-        )
+def check_free(name: str, without: Upload | None = None) -> None:
+    """The name must be new: neither in nor around a dataset or an upload. Raises JobError.
+
+    Also of a dataset whose folder is not there: when it comes back, the images would be in it.
+    """
+    datasets = Dataset.objects.values_list("name", flat=True)
+    if any(_overlap(name, other) for other in [*datasets.iterator(), *_names_of_uploads(without)]):
+        raise JobError(*NAME_TAKEN)
+
+
+def _names_of_uploads(without: Upload | None) -> models.QuerySet:
+    """Names that uploads have; of two at a time the first has it."""
+    uploads = Upload.objects.filter(state__in=[*Job.ACTIVE, Job.State.SUCCEEDED])
+    if without:
+        uploads = uploads.exclude(pk=without.pk).exclude(pk__gt=without.pk, state__in=Job.ACTIVE)
+    return uploads.values_list("name", flat=True).distinct().order_by()
+
+
+def _overlap(name: str, other: str) -> bool:
+    """Whether one is the other or lies in it, however they are spelled. The root, ".", holds everything."""
+    one, two = f"{same_name(name)}/", f"{same_name(other)}/"
+    return other == "." or one.startswith(two) or two.startswith(one)
+
+
+def _check_free_on_disk(parts: list[str]) -> None:
     folder = Path(settings.DATASET_ROOT)
     for depth, part in enumerate(parts):
         present = {same_name(entry.name): entry for entry in folder.iterdir()} if folder.is_dir() else {}
         entry = present.get(same_name(part))
         is_last = depth == len(parts) - 1
         if entry and (is_last or entry.name != part or entry.is_symlink() or not entry.is_dir()):
-            raise JobError(
-                f"There is already something called {shortened(entry.name)}.",
-                "Choose another name; into a dataset that you see upload on its own page.",
-            )
+            raise JobError(*NAME_TAKEN)
         folder = folder / part
 
 

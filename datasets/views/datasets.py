@@ -95,7 +95,9 @@ def _choices(sent: str, form: Any) -> dict[str, Any]:
         # What was left as the page showed it is no choice: it may follow from the names of the classes.
         named = {"positive": "positive_class", "ordinal": "ordinal"}
         changed = {named[field]: form.cleaned_data[field] for field in named if field in form.changed_data}
-        return {"classes": form.choices} | changed
+        fields = {name: f"class_{number}" for number, name in enumerate(form.dataset.source_classes)}
+        classes = {name: form.choices[name] for name, field in fields.items() if field in form.changed_data}
+        return {"classes": classes} | changed
     return dict(form.cleaned_data)
 
 

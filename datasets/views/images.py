@@ -1,11 +1,13 @@
 """Pages: the images of a dataset, one image as the model sees it, and the pictures themselves."""
 
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_GET, require_POST
 
@@ -15,11 +17,13 @@ from xrayplatform.jobs import JobError
 
 from .. import quality, rendering
 from ..forms import DecisionForm
-from ..models import DatasetImage, Decision
+from ..models import Dataset, DatasetImage, Decision
 from ..names import MAX_IMAGE_PATH
 from .datasets import visible_dataset
 
 IMAGES_ON_A_PAGE = 24
+# One entry in the audit log stands for the thumbnails that a user fetches within this time.
+ONE_ENTRY_FOR = timedelta(minutes=5)
 SPLITS = ("train", "validation", "test")
 
 
@@ -52,7 +56,8 @@ def image_list(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _filtered(dataset: Any, chosen: dict[str, str]) -> Any:
-    images = dataset.images.with_exclusion().select_related("dataset").prefetch_related("findings")
+    images = dataset.images.with_exclusion().with_decision(chosen["finding"] or Decision.BY_HAND)
+    images = images.select_related("dataset").prefetch_related("findings")
     if chosen["class"]:
         sources = [name for name in dataset.source_classes if chosen["class"] in (name, dataset.label_of(name))]
         images = images.filter(class_name__in=sources)
@@ -99,14 +104,28 @@ def image_detail(request: HttpRequest, pk: int) -> HttpResponse:
 @allow("datasets.view_datasetimage")
 @require_GET
 def image_thumbnail(request: HttpRequest, pk: int) -> HttpResponse:
-    """A small PNG for grids. The page around it is in the audit log, once for all its pictures."""
+    """A small PNG for grids. In the audit log there is one entry for all that are fetched within minutes."""
     image = visible_image(request, pk)
+    _record_thumbnails(request, image.dataset)
     try:
         picture = rendering.picture(image, rendering.THUMBNAIL)
     except rendering.NotShown as error:
         raise Http404 from error
     # A radiograph stays in no cache, neither the browser's nor a proxy's.
     return HttpResponse(picture, content_type="image/png", headers={"Cache-Control": "no-store"})
+
+
+def _record_thumbnails(request: HttpRequest, dataset: Dataset) -> None:
+    """Pictures may be fetched without the page around them, but not without an entry."""
+    recent = audit.AuditEntry.objects.filter(
+        actor=request.user,
+        action="dataset.view_images",
+        object_type=dataset._meta.model_name,
+        object_id=str(dataset.pk),
+        at__gte=timezone.now() - ONE_ENTRY_FOR,
+    )
+    if not recent.exists():
+        audit.record("dataset.view_images", dataset, actor=request.user, after={"thumbnails": True})
 
 
 @allow("datasets.curate_dataset")

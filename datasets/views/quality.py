@@ -11,7 +11,7 @@ from xrayplatform.jobs import JobError
 
 from ..findings import report
 from ..forms import DecideAllForm, DecisionForm
-from ..models import Decision
+from ..models import DECIDED_AT_ONCE, Decision
 from .datasets import visible_dataset
 
 
@@ -43,8 +43,8 @@ def finding_decide(request: HttpRequest, pk: int) -> HttpResponse:
     spare_one = data["action"] == "spare-one"
     action = Decision.Action.EXCLUDE if spare_one else data["action"]
     try:
-        counts = dataset.findings.decide_all(
-            dataset, data["code"], action, data["reason"], spare_one=spare_one, by=request.user
+        counts = dataset.decide_all(
+            data["code"], action, data["reason"], spare_one=spare_one, most=DECIDED_AT_ONCE, by=request.user
         )
         messages.success(request, f"{counts['exclude']:,} images left out, {counts['keep']:,} kept.")
     except JobError as error:

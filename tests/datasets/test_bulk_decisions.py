@@ -77,7 +77,7 @@ def test_the_command_does_the_same(dataset):
 
 def test_what_somebody_has_judged_stays_as_it_is(dataset, alice):
     dataset.images.get(path="ill/copy1.png").decide("exact-duplicate", "keep", "it is another", by=alice)
-    assert dataset.findings.decide_all(dataset, "exact-duplicate", "exclude", "copies", by=None) == {
+    assert dataset.decide_all("exact-duplicate", "exclude", "copies", by=None) == {
         "exclude": 4,
         "keep": 0,
     }
@@ -89,12 +89,13 @@ def test_what_somebody_has_judged_stays_as_it_is(dataset, alice):
     [
         ("exact-duplicate", {"reason": " "}, "needs a reason"),
         ("no-such", {}, "no finding no-such"),
+        ("by-hand", {}, "no finding by-hand"),
         ("blurred", {"spare_one": True}, "makes sense for copies only"),
     ],
 )
 def test_a_decision_that_makes_no_sense_is_refused(dataset, code, options, message):
     with pytest.raises(JobError, match=message):
-        dataset.findings.decide_all(dataset, code, "exclude", **{"reason": "why", "by": None} | options)
+        dataset.decide_all(code, "exclude", **{"reason": "why", "by": None} | options)
     with pytest.raises(CommandError, match=message):
         given = {"exclude_all": code, "reason": "why"} | options
         call_command("quality_report", "lungs", **given, stdout=StringIO(), stderr=StringIO())
@@ -107,3 +108,58 @@ def test_only_who_may_curate_decides_and_other_teams_see_nothing(dataset, bob, c
         client.force_login(user)
         assert client.post(reverse("datasets:finding-decide", args=[dataset.pk]), data).status_code == status
     assert not Decision.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "message"),
+    [
+        ("exact-duplicate", {"spare_one": True}, "leaves the others out"),
+        ("label-conflict", {}, "cannot be kept under two labels"),
+    ],
+)
+def test_not_all_can_be_kept_where_that_makes_no_sense(dataset, code, options, message):
+    with pytest.raises(JobError, match=message):
+        dataset.decide_all(code, "keep", "why", by=None, **options)
+    assert not Decision.objects.exists()
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_all": "exact-duplicate"}, {"exclude": "ill/0.png"}])
+def test_sparing_one_goes_with_leaving_out_all_only(dataset, options):
+    with pytest.raises(CommandError, match="--spare-one goes with --exclude-all only"):
+        call_command("quality_report", "lungs", spare_one=True, reason="why", stdout=StringIO(), **options)
+    assert not Decision.objects.exists()
+
+
+@pytest.mark.parametrize("reason", [{}, {"reason": ""}, {"reason": "  "}])
+def test_over_the_api_a_missing_reason_is_a_wrong_value(dataset, alice, api, reason):
+    api.force_authenticate(alice)
+    data = {"code": "exact-duplicate", "action": "exclude", **reason}
+    assert api.post(reverse("api:dataset-decide", args=[dataset.pk]), data).status_code == 400
+    image = dataset.images.first()
+    assert api.post(reverse("api:image-decide", args=[image.pk]), data).status_code == 400
+    assert not Decision.objects.exists()
+
+
+def test_many_are_decided_a_batch_at_a_time(dataset, monkeypatch):
+    monkeypatch.setattr("datasets.models.dataset.BATCH", 2)
+    assert dataset.decide_all("exact-duplicate", "exclude", "copies", spare_one=True, by=None) == {
+        "exclude": 3,
+        "keep": 2,
+    }
+    assert decided(dataset) == SPARED
+
+
+def test_too_many_for_a_request_are_left_to_the_command(dataset, alice, api, client, monkeypatch):
+    monkeypatch.setattr("datasets.views.quality.DECIDED_AT_ONCE", 4)
+    monkeypatch.setattr("datasets.api.datasets.DECIDED_AT_ONCE", 4)
+    data = {"code": "exact-duplicate", "action": "exclude", "reason": "copies"}
+    client.force_login(alice)
+    page = client.post(reverse("datasets:finding-decide", args=[dataset.pk]), data, follow=True)
+    assert "quality_report" in page.content.decode()
+    api.force_authenticate(alice)
+    answer = api.post(reverse("api:dataset-decide", args=[dataset.pk]), data)
+    assert answer.status_code == 409
+    assert "manage.py quality_report 'lungs' --exclude-all exact-duplicate" in answer.json()["detail"]
+    assert not Decision.objects.exists()
+    call_command("quality_report", "lungs", exclude_all="exact-duplicate", reason="copies", stdout=StringIO())
+    assert len(decided(dataset)) == 5

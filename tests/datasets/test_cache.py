@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.cache import SPLITS, CacheError, PixelStore, open_cache, pixels_key, write_rows
+from datasets import cache
+from datasets.cache import SPLITS, CacheError, PixelStore, is_usable, open_cache, pixels_key, write_rows
 
 IMAGES = np.arange(4 * 8 * 8, dtype=np.uint8).reshape(4, 8, 8)
 DIGESTS = ["aa" * 32, "bb" * 32, "cc" * 32, "dd" * 32]
@@ -191,6 +192,86 @@ def test_finished_pixels_that_the_disk_damaged_are_decoded_again(tmp_path: Path,
     assert np.array_equal(np.load(again.images), IMAGES)
 
 
+def damage(store: PixelStore, row: int) -> None:
+    with store.images.open("r+b") as file:
+        file.seek(store.offset + row * 64)
+        file.write(bytes([255]) * 64)
+
+
+def test_damaged_pixels_stay_for_those_who_use_them_until_others_are_whole(tmp_path: Path):
+    write(tmp_path)
+    damage(PixelStore(tmp_path / "pixels-1-a", 4, 8), 1)
+    again = PixelStore(tmp_path / "pixels-1-a", 4, 8)
+
+    assert again.open().tolist() == [1]
+    assert is_usable(tmp_path / "preparation-1")
+    assert np.array_equal(open_cache(tmp_path / "preparation-1").images[2], IMAGES[2])
+    assert again.images == tmp_path / "pixels-1-a.part" / "images.npy"
+
+    write_row(again, 1, IMAGES[1])
+    again.finish()
+    assert np.array_equal(open_cache(tmp_path / "preparation-1").images, IMAGES)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pixels-1-a", "preparation-1"]
+
+
+def test_the_repair_of_damaged_pixels_goes_on_where_it_was_interrupted(tmp_path: Path):
+    store = store_of(tmp_path)
+    store.finish()
+    damage(store, 1)
+    damage(store, 3)
+    first = PixelStore(tmp_path / "pixels-1-a", 4, 8)
+    assert first.open().tolist() == [1, 3]
+    write_row(first, 3, IMAGES[3])
+
+    assert PixelStore(tmp_path / "pixels-1-a", 4, 8).open().tolist() == [1]
+
+
+def test_the_space_is_asked_for_before_anything_is_written(tmp_path: Path):
+    def refuse(size: int) -> None:
+        raise CacheError(f"{size} bytes")
+
+    with pytest.raises(CacheError, match=f"^{4 * (64 + 32)} bytes"):
+        PixelStore(tmp_path / "pixels-1-a", 4, 8).open(require=refuse)
+    assert not list(tmp_path.iterdir())
+
+    store = store_of(tmp_path)
+    store.finish()
+    PixelStore(tmp_path / "pixels-1-a", 4, 8).open(require=refuse)
+    damage(store, 1)
+    with pytest.raises(CacheError, match="bytes"):
+        PixelStore(tmp_path / "pixels-1-a", 4, 8).open(require=refuse)
+    assert store.is_complete
+
+
+def test_what_is_written_becomes_permanent_a_part_at_a_time(tmp_path: Path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(cache, "_sync", synced.append)
+    monkeypatch.setattr(cache, "SYNC_BYTES", 2 * (64 + 32))
+    store = store_of(tmp_path)
+
+    for _ in range(5):
+        store.wrote()
+
+    assert synced == [store.part] * 2
+
+
+def test_taking_over_rows_tells_how_far_it_is_and_a_full_disk_is_an_error(tmp_path: Path, monkeypatch):
+    other = store_of(tmp_path / "other")
+    other.finish()
+    store = PixelStore(tmp_path / "pixels-1-b", 4, 8)
+    store.open()
+    monkeypatch.setattr(cache, "_CHUNK", 2)
+    looked_at = []
+
+    store.copy_from(other, [(row, row) for row in range(4)], looked_at.append)
+
+    assert looked_at == [0, 2]
+    assert store.unwritten().tolist() == []
+    monkeypatch.setattr(os, "pwrite", lambda *args: 3)
+    with pytest.raises(OSError, match="No space left"):
+        store.copy_from(other, [(0, 0)])
+
+
 def test_rows_decoded_for_another_preparation_are_taken_over_if_they_are_whole(tmp_path: Path):
     other = store_of(tmp_path / "other")
     other.finish()
@@ -278,6 +359,23 @@ def test_a_cache_of_another_format_is_not_guessed_at(tmp_path: Path, changed):
 
     with pytest.raises(CacheError, match="unknown format"):
         open_cache(tmp_path / "preparation-1")
+
+
+def test_whether_a_cache_can_be_used_is_seen_without_reading_its_pixels(tmp_path: Path):
+    folder, pixels = tmp_path / "preparation-1", tmp_path / "pixels-1-a"
+    assert not is_usable(folder)
+    write(tmp_path)
+    assert is_usable(folder)
+    pixels.rename(tmp_path / "elsewhere")
+    assert not is_usable(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 2, "pixels": "../pixels-1-a"}'])
+def test_a_cache_of_an_earlier_release_cannot_be_used(tmp_path: Path, content):
+    write(tmp_path)
+    (tmp_path / "preparation-1" / "cache.json").write_text(content)
+
+    assert not is_usable(tmp_path / "preparation-1")
 
 
 def test_a_cache_with_rows_missing_is_refused(tmp_path: Path):

@@ -18,6 +18,7 @@ from tests.datasets.files import encode, gradient, save
 from tests.datasets.test_scan import scan
 from tests.factories import ConditionFactory, DatasetFactory, DatasetImageFactory, TeamFactory
 from xrayplatform.audit import AuditEntry
+from xrayplatform.jobs import JobError
 
 pytestmark = pytest.mark.django_db
 FOUND = ["NORMAL", "BACTERIA", "VIRUS", "OTHER"]
@@ -520,11 +521,11 @@ def test_a_choice_that_is_made_while_a_scan_runs_is_not_lost(scanned, settings, 
     condition = ConditionFactory(team=alice.teams.get())
     real = findings.refresh
 
-    def meanwhile(dataset):
+    def meanwhile(dataset, say):
         other = Dataset.objects.get(pk=dataset.pk)
         other.choose_classes({"BACTERIA": "PNEUMONIA", "VIRUS": "PNEUMONIA"}, by=alice)
         other.choose_condition(condition, by=alice)
-        real(dataset)
+        real(dataset, say)
 
     monkeypatch.setattr(findings, "refresh", meanwhile)
     scan()
@@ -533,6 +534,67 @@ def test_a_choice_that_is_made_while_a_scan_runs_is_not_lost(scanned, settings, 
     assert scanned.counts == {"PNEUMONIA": 10, "NORMAL": 4}
     assert scanned.condition == condition
     assert conflicts(scanned) == []
+
+
+def test_a_pattern_that_is_chosen_while_patients_are_counted_has_the_next_scan_count_them_anew(
+    scanned, settings, alice, monkeypatch
+):
+    save(settings.DATASET_ROOT / "CHEST/lungs/VIRUS/new.png", seed=77)
+    real = findings.refresh
+
+    def meanwhile(dataset, say):
+        real(dataset, say)
+        Dataset.objects.get(pk=dataset.pk).choose_pattern(r"^(\d)", by=alice)
+
+    monkeypatch.setattr(findings, "refresh", meanwhile)
+    scan()
+    scanned.refresh_from_db()
+    assert (scanned.pattern, scanned.signature) == (r"^(\d)", "")
+    monkeypatch.setattr(findings, "refresh", real)
+    scan()
+    scanned.refresh_from_db()
+    assert scanned.quality["pattern"] == r"^(\d)"
+    assert scanned.signature
+
+
+# -- Two at once: each request has its own copy of the row
+
+
+def test_two_who_rename_different_classes_at_once_both_get_what_they_chose(dataset, alice, bob):
+    mine, theirs = (Dataset.objects.get(pk=dataset.pk) for _ in range(2))
+    theirs.apply_choices({"classes": {"VIRUS": "PNEUMONIA"}, "ordinal": True}, by=bob)
+    mine.apply_choices({"classes": {"BACTERIA": "PNEUMONIA"}}, by=alice)
+    dataset.refresh_from_db()
+    assert dataset.class_choices == {"VIRUS": "PNEUMONIA", "BACTERIA": "PNEUMONIA"}
+    assert dataset.ordinal_choice is True
+    assert entries("dataset.choose_classes").first().before["classes"] == {"VIRUS": "PNEUMONIA"}
+
+
+def test_counts_follow_from_what_a_scan_stored_since_the_page_was_loaded(dataset, alice):
+    loaded = Dataset.objects.get(pk=dataset.pk)
+    Dataset.objects.filter(pk=dataset.pk).update(source_counts=COUNTS | {"VIRUS": 11})
+    loaded.choose_classes({"VIRUS": "PNEUMONIA"}, by=alice)
+    dataset.refresh_from_db()
+    assert dataset.counts["PNEUMONIA"] == 11
+
+
+def test_the_log_tells_what_was_chosen_before_not_what_the_page_had_shown(dataset, alice, bob):
+    mine = Dataset.objects.get(pk=dataset.pk)
+    knees = mine.condition.__class__.objects.get(slug="knees")
+    other = Dataset.objects.get(pk=dataset.pk)
+    other.apply_choices({"pattern": r"^(\d+)_", "answer": "both", "condition": knees}, by=bob)
+    mine.apply_choices({"pattern": "", "answer": "splits", "condition": knees}, by=alice)
+    assert entries("dataset.choose_pattern").first().before == {"pattern": r"^(\d+)_"}
+    assert entries("dataset.choose_answer").first().before == {"answer": "both"}
+    assert entries("dataset.choose_condition").first().before == {"condition": "knees"}
+
+
+def test_a_loss_that_a_scan_has_settled_meanwhile_cannot_be_accepted(dataset, alice):
+    loaded = Dataset.objects.get(pk=dataset.pk)
+    Dataset.objects.filter(pk=dataset.pk).update(missing_count=0)
+    with pytest.raises(JobError, match="No images of this dataset are missing"):
+        loaded.accept_missing(by=alice)
+    assert not Dataset.objects.get(pk=dataset.pk).missing_accepted
 
 
 # -- What nobody types

@@ -186,7 +186,7 @@ def test_what_a_model_thought_of_the_old_pixels_is_forgotten_with_them(folder):
     fill(folder)
     scan()
     rows = [(image.path, image.digest, 9.0, "high loss") for image in only().images.all()[:2]]
-    only().findings.write_doubts(only(), rows)
+    only().write_doubts(rows)
     save(folder / rows[0][0], encode(noise(555), "PNG"))
     scan()
     doubted = only().findings.filter(code="check-label").values_list("image__path", flat=True)
@@ -280,7 +280,7 @@ def test_a_file_that_waits_for_permission_does_not_have_all_images_judged_again(
     save(folder / "NORMAL/denied.png", encode(noise(900), "PNG"))
     scan()
     judged = []
-    monkeypatch.setattr(cataloguing.findings, "refresh", judged.append)
+    monkeypatch.setattr(cataloguing.findings, "refresh", lambda dataset, say: judged.append(dataset))
     answer_first(monkeypatch, {"denied.png": dict(denied)})
     asked = spy_on_reads(monkeypatch)
     scan()
@@ -467,7 +467,67 @@ def test_an_emptied_root_makes_its_datasets_offline_and_forgets_nothing(folder, 
     assert only().state == "present"
 
 
+def messages_of_a_scan(monkeypatch):
+    """All that a scan reports, and the statements that it deletes with."""
+    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
+    job, messages = Scan.create(None), []
+    job.listener = lambda job: messages.append(job.message)
+    with CaptureQueriesContext(connection) as queries:
+        run_scan(job, 1)
+    return messages, [query["sql"] for query in queries if query["sql"].startswith("DELETE")]
+
+
+def test_what_is_gone_is_forgotten_a_few_at_a_time_with_a_word_in_between(folder, monkeypatch):
+    """A lease that nobody renews for two minutes is lost, and a long transaction keeps others waiting."""
+    fill(folder, 20)
+    for number in range(7):
+        save(folder / f"NORMAL/bad{number}.png", b"no picture")
+        save(folder / f"PNEUMONIA/more/bad{number}.png", b"no picture")
+    save(folder / "PNEUMONIA/more/good.png", encode(noise(900), "PNG"))
+    scan()
+    assert only().unreadable_count == 14
+    shutil.rmtree(folder / "PNEUMONIA/more")
+    for number in range(7):
+        (folder / f"NORMAL/{number}.png").unlink()
+        (folder / f"NORMAL/bad{number}.png").unlink()
+    monkeypatch.setattr(cataloguing, "BATCH", 3)
+    messages, deletions = messages_of_a_scan(monkeypatch)
+    assert (only().images_count, only().unreadable_count) == (33, 0)
+    tables = (DatasetImage._meta.db_table, FileProblem._meta.db_table)
+    listed = [sql.count(",") + 1 for sql in deletions if any(f'FROM "{table}"' in sql for table in tables)]
+    assert listed and max(listed) <= 3
+    said = ("3 of 8 images that are gone forgotten", "Forgetting what was said about removed files")
+    assert set(messages) >= {cataloguing.LOOKING_FOR_GONE, "Summing up the images", "Looking for datasets", *said}
+
+
+def test_a_scan_can_be_cancelled_while_it_forgets_and_the_next_one_forgets_the_rest(folder, monkeypatch, alice):
+    fill(folder, 20)
+    scan()
+    for number in range(8):
+        (folder / f"NORMAL/{number}.png").unlink()
+    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
+    monkeypatch.setattr(cataloguing, "BATCH", 3)
+    cancel_at("gone forgotten", alice)
+    assert 32 < only().images.count() < 40
+    scan()
+    assert only().images_count == only().images.count() == 32
+
+
 # -- Stopped half-way
+
+
+def cancel_at(message, by):
+    """A scan that is cancelled at its first report with these words."""
+    job = Scan.create(by)
+
+    def listener(job):
+        if message in job.message:
+            Scan.objects.get(pk=job.pk).request_cancel(by)
+
+    job.listener = listener
+    run_scan(job, 1)
+    job.refresh_from_db()
+    assert job.state == "cancelled"
 
 
 def cancel_after(count, by):

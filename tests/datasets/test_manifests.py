@@ -1,11 +1,11 @@
-"""What changed between two versions of a dataset, and the proof that a division shares no patient."""
+"""What changed between two versions of a dataset."""
 
 import json
 import random
 
 import pytest
 
-from datasets.manifests import KINDS, Change, Proof, compare, proof
+from datasets.manifests import KINDS, Change, compare
 
 OLD = [("N/a.png", "d1", "N"), ("N/b.png", "d2", "N"), ("P/c.png", "d3", "P"), ("P/d.png", "d4", "P")]
 
@@ -131,31 +131,3 @@ def test_a_comparison_can_be_stored_as_json():
 
     assert stored == found.to_json()
     assert stored["listed"]["added"] == [{"old_path": "", "path": "P/e.png", "old_class": "", "class_name": "P"}]
-
-
-# --- Proof
-
-
-def test_the_proof_counts_the_groups_of_each_split():
-    found = proof(["train", "train", "test", "validation", "train"], [1, 1, 2, 3, 4])
-
-    assert (found.groups, found.shared) == ({"train": 2, "validation": 1, "test": 1}, 0)
-
-
-def test_a_group_on_two_sides_is_counted_as_shared():
-    assert proof(["train", "test", "train", "validation", "test"], [1, 1, 2, 2, 3]).shared == 2
-
-
-def test_the_digest_is_of_the_division_and_not_of_the_order():
-    splits, groups = ["train", "train", "test", "validation"], ["a", "b", "c", "d"]
-    found = proof(splits, groups)
-
-    assert proof(splits[::-1], groups[::-1]) == found
-    assert len(found.digest) == 64
-    assert proof(["test", "train", "train", "validation"], groups).digest != found.digest
-    assert proof([*splits, "test"], [*groups, "c"]).digest != found.digest
-
-
-def test_the_proof_of_nothing_has_no_groups():
-    assert isinstance(proof([], []), Proof)
-    assert proof([], []).groups == {"train": 0, "validation": 0, "test": 0}

@@ -23,6 +23,7 @@ from datasets import decoding, preparing, splitting
 from datasets.cache import open_cache
 from datasets.models import Dataset, DatasetImage, Preparation, Scan
 from datasets.tasks import run_preparation
+from datasets.versions import find_version
 from tests.datasets.files import dicom, encode, gradient, save
 from tests.datasets.test_scan import noise, scan
 from tests.journey.instance import ROOT, Instance
@@ -465,6 +466,32 @@ def test_a_preparation_that_fails_at_the_very_end_keeps_its_pixels_for_the_next(
     assert decoded == []
 
 
+def test_the_manifest_is_stored_in_short_steps_and_forgotten_when_the_job_is_cancelled(folder, monkeypatch, alice):
+    fill(folder)
+    scan()
+    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
+    monkeypatch.setattr(preparing, "BATCH", 5)
+    job = cancel_when("15 of 24 rows stored", alice)
+    assert not job.manifest.exists() and not job.cache_folder.exists()
+    assert prepare_again().manifest.count() == 24
+
+
+def test_what_a_killed_preparation_stored_is_no_version_and_is_forgotten_by_the_next(folder, monkeypatch):
+    fill(folder)
+    finished = prepare()
+    killed = Preparation.create(Dataset.objects.get(), None, image_size=SIZE)
+    killed.claim(1)
+    for row in finished.manifest.all():
+        row.pk, row.preparation = None, killed
+        row.save()
+    with pytest.raises(JobError, match="has no version"):
+        find_version(killed.dataset, str(killed.pk))
+    killed.fail("The worker died.")
+    monkeypatch.setattr(preparing, "BATCH", 5)
+    assert prepare_again().manifest.count() == finished.manifest.count() == 24
+    assert not killed.manifest.exists()
+
+
 # -- Only what is needed is decoded
 
 
@@ -527,6 +554,32 @@ def test_a_row_that_rotted_on_the_disk_is_not_taken_over(folder, monkeypatch):
     decoded = spy_on_decoding(monkeypatch)
     assert prepare().state == "succeeded"
     assert sorted(decoded) == ["3.png", "new.png"]
+
+
+def test_pixels_that_rotted_stay_with_those_who_use_them_when_they_cannot_be_decoded_again(folder):
+    fill(folder)
+    first = prepare()
+    images = np.load(Preparation.cache_root() / first.pixels / "images.npy", mmap_mode="r+")
+    images[first.manifest.get(path="NORMAL/3.png").row, 5, 5] ^= 1
+    images.flush()
+    (folder / "NORMAL/3.png").rename(folder / "away")
+    assert prepare_again(seed=5).state == "failed"
+    assert first.is_ready
+    assert open_cache(first.cache_folder).images.shape == (24, SIZE, SIZE)
+    (folder / "away").rename(folder / "NORMAL/3.png")
+    assert prepare(seed=5).cache_digest != first.cache_digest
+    assert prepare_again().cache_digest == first.cache_digest, "both have whole pixels again"
+
+
+def test_taking_over_decoded_rows_tells_how_far_it_is_and_can_be_cancelled(folder, monkeypatch, alice):
+    fill(folder)
+    prepare()
+    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
+    save(folder / "NORMAL/new.png", encode(noise(900), "PNG"))
+    scan()
+    decoded = spy_on_decoding(monkeypatch)
+    cancel_when("decoded images checked", alice)
+    assert decoded == []
 
 
 @pytest.mark.parametrize("left", ["hashes.npy", "images.npy"])
@@ -676,6 +729,37 @@ def test_a_choice_between_the_click_and_the_start_is_used_and_recorded(folder):
     job.refresh_from_db()
     assert job.classes == ["healthy", "PNEUMONIA"]
     assert job.class_choices == {"NORMAL": "healthy"}
+
+
+def test_all_choices_are_of_the_moment_when_the_work_began(folder, monkeypatch):
+    fill(folder)
+    scan()
+    Dataset.objects.get().choose_pattern(r"(?P<patient>\d+)", by=None)
+    job = Preparation.create(Dataset.objects.get(), None, image_size=SIZE)
+    assert (job.pattern, job.class_choices, job.classes) == ("", {}, []), "nothing is taken before"
+    Dataset.objects.get().choose_pattern(r"(?P<patient>\d+)\.png", by=None)
+    real = splitting.group_keys
+
+    def choose_first(rows, pattern):
+        dataset = Dataset.objects.get()
+        dataset.choose_classes({"NORMAL": "healthy"}, by=None)
+        dataset.choose_pattern("", by=None)
+        return real(rows, pattern)
+
+    monkeypatch.setattr(splitting, "group_keys", choose_first)
+    run_preparation(job, 1)
+    job.refresh_from_db()
+    assert (job.state, job.pattern, job.class_choices) == ("succeeded", r"(?P<patient>\d+)\.png", {})
+    assert job.classes == list(open_cache(job.cache_folder).classes) == ["NORMAL", "PNEUMONIA"]
+    assert set(job.manifest.values_list("class_name", flat=True)) == {"NORMAL", "PNEUMONIA"}
+
+
+def test_a_pattern_that_cannot_be_used_is_told_as_such(folder):
+    """One that was accepted may still take too long for the names that came since."""
+    fill(folder)
+    scan()
+    Dataset.objects.update(pattern="(unclosed")
+    assert "Correct the dataset's pattern for file names" in failure(prepare_again())
 
 
 def test_one_picture_in_two_merged_classes_is_no_conflict(settings):

@@ -22,6 +22,7 @@ from tests.datasets.test_quality import blurred, written
 from tests.datasets.test_scan import scan
 from tests.factories import ConditionFactory, DatasetFactory, DatasetImageFactory, FindingFactory
 from xrayplatform.audit import AuditEntry
+from xrayplatform.jobs import JobError
 
 pytestmark = pytest.mark.django_db
 EACH = 10
@@ -199,7 +200,8 @@ def test_the_report_is_for_the_team_and_viewing_it_is_recorded(client, dataset, 
     for user, status in ((bob, 200), (charlie, 404)):
         client.force_login(user)
         assert [client.get(url).status_code for url in (report_url(dataset), api)] == [status, status]
-    assert AuditEntry.objects.get(action="dataset.view_quality").actor == bob
+    seen = AuditEntry.objects.filter(action="dataset.view_quality", object_id=str(dataset.pk))
+    assert [entry.actor for entry in seen] == [bob, bob], "the page and the API"
     with pytest.raises(CommandError, match=r"There is no dataset 'CHEST/lungs'\. Known datasets: none"):
         call_command("quality_report", dataset.name, user="charlie")
 
@@ -282,7 +284,10 @@ def test_a_finding_is_left_out_or_kept_with_a_reason_and_taken_back(decide, acti
 @every_way
 @pytest.mark.parametrize("reason", ["", "   ", "\t"])
 def test_a_decision_without_a_reason_is_refused(decide, reason, client, alice, image):
-    assert decide(client, alice, image, "exclude", "blurred", reason) in (200, 409)
+    assert (
+        decide(client, alice, image, "exclude", "blurred", reason)
+        == ({on_the_page: 200, over_the_api: 400, by_command: 409}[decide])
+    )
     assert not Decision.objects.exists()
     assert not AuditEntry.objects.filter(action="image.exclude").exists()
 
@@ -425,6 +430,46 @@ def test_leaving_one_copy_out_settles_a_label_conflict_at_once_and_taking_it_bac
     assert suspects(dataset)["label-conflict"] == SUSPECTS["label-conflict"]
 
 
+def test_keeping_one_copy_settles_a_label_conflict_for_all(dataset, alice):
+    """The kept label counts; copies under another label are left out, and both say so."""
+    image_at(dataset, "NORMAL/4.png").decide("label-conflict", "keep", "the reader says normal", by=alice)
+    job = prepare_again(alice)
+    paths = set(job.manifest.values_list("path", flat=True))
+    assert "NORMAL/4.png" in paths and "PNEUMONIA/again.png" not in paths
+    assert job.left_out == {"label-conflict": 1}
+    assert counts(dataset, "label-conflict") == (2, 1, 0, 1)
+    for finding in dataset.findings.filter(code="label-conflict"):
+        assert finding.detail.endswith("NORMAL was kept, so the images labelled otherwise are left out.")
+    image_at(dataset, "NORMAL/4.png").withdraw("label-conflict", by=alice)
+    assert prepare_again(alice).left_out == {"label-conflict": 2}
+
+
+@every_way
+def test_copies_with_two_labels_cannot_both_be_kept(decide, client, dataset, alice):
+    first, second = image_at(dataset, "NORMAL/4.png"), image_at(dataset, "PNEUMONIA/again.png")
+    assert decide(client, alice, first, "keep", "label-conflict", "it is normal") == 200
+    assert decide(client, alice, second, "keep", "label-conflict", "it is not") in (200, 409)
+    assert [row.path for row in Decision.objects.all()] == ["NORMAL/4.png"]
+    with pytest.raises(JobError, match=r"NORMAL/4\.png has the same pixels and was kept under another label"):
+        second.decide("label-conflict", "keep", "it is not", by=alice)
+
+
+def test_copies_that_are_kept_under_two_labels_nevertheless_are_a_conflict(dataset):
+    first, second = image_at(dataset, "NORMAL/4.png"), image_at(dataset, "PNEUMONIA/again.png")
+    for image in (first, second):
+        Decision.objects.create(
+            dataset=dataset, path=image.path, digest=image.digest, code="label-conflict", action="keep", reason="x"
+        )
+    assert dataset.conflicting_images() == {first.pk, second.pk}
+
+
+def test_a_decision_about_other_pixels_settles_no_conflict(dataset, alice):
+    image = image_at(dataset, "NORMAL/4.png")
+    image.decide("label-conflict", "keep", "it is normal", by=alice)
+    Decision.objects.update(digest="0" * 64)
+    assert dataset.conflicting_images() == {image.pk, image_at(dataset, "PNEUMONIA/again.png").pk}
+
+
 def test_a_decision_whose_finding_is_gone_can_be_seen_and_taken_back(page, client, dataset, alice):
     image = image_at(dataset, "PNEUMONIA/again.png")
     image.decide("label-conflict", "exclude", "the reader says normal", by=alice)
@@ -455,6 +500,8 @@ def test_the_command_lists_the_images_of_one_kind(dataset, alice):
     image_at(dataset, "NORMAL/1.png").decide("near-duplicate", "keep", "fine", by=alice)
     out = StringIO()
     call_command("quality_report", dataset.name, list="near-duplicate", json=True, stdout=out)
+    entry = AuditEntry.objects.get(action="dataset.view_quality")
+    assert (entry.channel, entry.after) == ("command", {"listed": "near-duplicate"})
     listed = json.loads(out.getvalue())["listed"]
     assert {row["image__path"] for row in listed} == SUSPECTS["near-duplicate"]
     assert [row["reason"] for row in listed if row["action"]] == ["fine"]

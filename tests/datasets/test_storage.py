@@ -5,6 +5,7 @@ import os
 import shutil
 from datetime import timedelta
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from tests.datasets.files import encode, save
 from tests.datasets.test_prepare import SIZE, cancel_when, fill, prepare, prepare_again
 from tests.datasets.test_scan import noise, scan
 from tests.factories import DatasetFactory, PreparationFactory, TrainingRunFactory
+from training.configurations import PRESETS
+from training.models import NotPrepared, TrainingRun
 from xrayplatform.audit import AuditEntry
 from xrayplatform.jobs import JobError
 
@@ -147,6 +150,53 @@ def test_a_removal_that_cannot_be_recorded_removes_nothing(ready, alice, monkeyp
     assert Preparation.objects.get().is_ready and Preparation.objects.get().removed_at is None
 
 
+def before_the_lock(monkeypatch, act):
+    """Let this happen in the moment before somebody gets the lock on the dataset."""
+    rows = type(Dataset.objects.all())
+    real = rows.select_for_update
+
+    def lock(self, *args, **options):
+        monkeypatch.setattr(rows, "select_for_update", real)
+        act()
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(rows, "select_for_update", lock)
+
+
+def test_a_training_that_begins_just_before_keeps_the_pixels(ready, alice, monkeypatch):
+    before_the_lock(monkeypatch, lambda: TrainingRunFactory(preparation=ready))
+    with pytest.raises(JobError, match="is in use by a job"):
+        ready.remove_pixels(by=alice)
+    assert ready.is_ready
+
+
+def test_a_preparation_that_is_created_just_before_keeps_the_pixels(ready, alice, monkeypatch):
+    before_the_lock(monkeypatch, lambda: PreparationFactory(dataset=ready.dataset, state="queued"))
+    with pytest.raises(JobError, match="is being prepared"):
+        ready.remove_pixels(by=alice)
+    assert ready.is_ready
+
+
+def test_a_training_does_not_begin_with_pixels_that_were_removed_just_before(ready, alice, monkeypatch):
+    before_the_lock(monkeypatch, lambda: Preparation.objects.get().remove_pixels(by=alice))
+    with pytest.raises(JobError, match="has no decoded pixels any more"):
+        TrainingRun.create(ready.dataset, "Custom_CNN", PRESETS["quick"].configuration, alice, preset="quick")
+    assert not TrainingRun.objects.exists()
+
+
+def test_a_preparation_of_an_earlier_release_or_without_its_pixels_is_not_offered_for_training(ready, alice):
+    meaning = ready.cache_folder / "cache.json"
+    content = meaning.read_text()
+    meaning.write_text(json.dumps(json.loads(content) | {"format": 1}))
+    assert not ready.is_ready
+    meaning.write_text(content)
+    assert ready.is_ready
+    shutil.rmtree(ready.cache_root() / ready.pixels)
+    assert not ready.is_ready
+    with pytest.raises(NotPrepared):
+        TrainingRun.create(ready.dataset, "Custom_CNN", PRESETS["quick"].configuration, alice, preset="quick")
+
+
 # -- By age
 
 
@@ -246,6 +296,20 @@ def test_an_unfinished_folder_counts_what_it_really_takes(ready):
     with (part / "images.npy").open("wb") as file:
         file.truncate(10_000_000)
     assert storage.use()["unfinished"] < 1_000_000
+
+
+def test_what_a_job_renames_or_removes_while_the_space_is_counted_is_no_error(ready, monkeypatch):
+    whole = storage.use()["finished"]
+    real = Path.lstat
+
+    def gone(path):
+        if path.name == "hashes.npy":
+            raise FileNotFoundError(path)
+        return real(path)
+
+    monkeypatch.setattr(Path, "lstat", gone)
+    assert 0 < storage.use()["finished"] < whole
+    assert storage._bytes(ready.cache_root() / "renamed") == 0
 
 
 def test_no_cache_folder_is_no_space():

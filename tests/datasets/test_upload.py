@@ -9,12 +9,16 @@ from io import BytesIO
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db.models import ProtectedError
+from django.utils import timezone
 from django_q.models import OrmQ
 
 from datasets import uploading
 from datasets.archives import path_danger
+from datasets.cataloguing import _tells_of
 from datasets.models import Dataset, Scan, Upload
-from datasets.models.upload import checked_class_folder, checked_name
+from datasets.models.upload import check_free, checked_class_folder, checked_name
+from datasets.placing import Journal
 from datasets.receiving import Inbox
 from datasets.tasks import run_scan, run_upload, upload
 from tests.datasets.files import dicom, encode, gradient, save
@@ -346,6 +350,175 @@ def test_a_condition_that_somebody_gave_to_another_team_stays_there(root, team, 
     assert Dataset.objects.get().condition.team == other
 
 
+def two_studies():
+    """One zip with the folders of two datasets, each with two classes."""
+    return zipped(
+        {
+            f"{part}/{name}/{number}.png": png(10 * number + len(part) + len(name))
+            for part in ("KNEE", "WRIST")
+            for name in ("normal", "arthrosis")
+            for number in range(4)
+        }
+    )
+
+
+def test_every_dataset_of_one_upload_belongs_to_its_team_alone(root, team, alice, charlie):
+    job = do({"x.zip": two_studies()}, alice, name="study", team=team)
+    assert job.state == "succeeded", job.error
+    scan()
+    owners = dict(Dataset.objects.values_list("name", "condition__team"))
+    assert owners == {"study/KNEE": team.pk, "study/WRIST": team.pk}
+    assert not Dataset.objects.visible_to(charlie).exists()
+    for number in range(6):
+        save(root / "study/HAND" / ("a", "b")[number % 2] / f"{number}.png", png(90 + number))
+    scan()
+    assert Dataset.objects.get(name="study/HAND").condition.team == team, "also one that comes much later"
+
+
+def test_a_scan_while_the_files_are_moved_makes_nothing_public(root, team, alice, charlie, monkeypatch):
+    original = uploading._finish
+
+    def scanned(*args):
+        scan()
+        assert Dataset.objects.count() == 1
+        assert not Dataset.objects.visible_to(charlie).exists()
+        return original(*args)
+
+    monkeypatch.setattr(uploading, "_finish", scanned)
+    classes = {f"{('normal', 'fracture')[number % 2]}/{number}.png": png(number) for number in range(6)}
+    job = do({"x.zip": zipped(classes)}, alice, name="new study", team=team)
+    assert job.state == "succeeded", job.error
+    assert job.dataset == Dataset.objects.get()
+    assert Dataset.objects.get().condition.team == team
+
+
+@pytest.mark.parametrize(("state", "owned"), [("failed", True), ("cancelled", False)])
+def test_a_folder_is_still_the_teams_when_its_upload_has_just_failed_but_not_when_it_never_began(
+    root, team, state, owned
+):
+    """The scan may have seen its files before they were taken away."""
+    started = timezone.now() if owned else None
+    UploadFactory(dataset=None, name="new", team=team, state=state, started_at=started, finished_at=timezone.now())
+    for number in range(6):
+        save(root / "new" / ("a", "b")[number % 2] / f"{number}.png", png(number))
+    scan()
+    assert Dataset.objects.get().condition.team == (team if owned else None)
+
+
+def test_what_somebody_has_made_visible_to_all_stays_so(root, team, alice):
+    do({"x.zip": two_studies()}, alice, name="study", team=team)
+    scan()
+    Condition.objects.update(team=None)
+    scan()
+    assert set(Condition.objects.values_list("team", flat=True)) == {None}
+
+
+@pytest.mark.parametrize("above", ["WRIST", "."])
+@pytest.mark.parametrize("shared", [True, False])
+def test_folders_of_uploads_that_become_classes_of_one_dataset_are_seen_by_no_other_team(
+    root, team, alice, charlie, above, shared
+):
+    other = team if shared else charlie.teams.get()
+    for seed, (name, owner) in enumerate({"fracture": team, "normal": other}.items()):
+        files = {f"{number}.png": png(10 * seed + number) for number in range(3)}
+        job = do(files, alice, name=f"{above}/{name}".removeprefix("./"), class_folder=f"patient{seed}", team=owner)
+        assert job.state == "succeeded", job.error
+    scan()
+    dataset = Dataset.objects.get()
+    assert (dataset.name, dataset.source_classes) == (above, ["fracture", "normal"])
+    seen = [Dataset.objects.visible_to(user).exists() for user in (alice, charlie)]
+    assert seen == [shared, False]
+    assert dataset.condition.team is not None
+
+
+def test_a_team_with_uploads_cannot_be_deleted(team):
+    UploadFactory(dataset=None, name="new", team=team)
+    with pytest.raises(ProtectedError):
+        team.delete()
+
+
+def test_a_folder_of_a_team_without_a_dataset_is_counted_and_not_named_in_the_scan(root, team, alice):
+    job = do({"x.png": png(1), "y.png": png(2)}, alice, name="Smith/study of J", class_folder="a", team=team)
+    assert job.state == "succeeded", job.error
+    shutil.rmtree(root / "Smith/study of J/a")
+    (root / "Jones").mkdir()
+    save(root / "loose/1.png", png(3))
+    scan()
+    problems = Scan.objects.latest("pk").problems
+    assert not Dataset.objects.exists()
+    assert {"loose", "Jones"} <= {problem["path"] for problem in problems}
+    assert "Smith" not in json.dumps(problems)
+    assert problems[-1]["reason"].startswith("1 problem in folders of teams")
+
+
+@pytest.mark.parametrize(
+    ("path", "hidden"),
+    [
+        ("CHEST/study", True),
+        ("CHEST/study/inner", True),
+        ("CHEST/study 2", False),
+        ("CHEST", False),
+        ("Smith", True),
+        (".", False),
+        (f"{'Long ' * 16}…{'x' * 39}", True),
+        (f"{'Other ' * 14}…{'x' * 39}", False),
+    ],
+)
+def test_which_problems_of_a_scan_tell_of_a_teams_folder(root, path, hidden):
+    for folder in ("CHEST/study", "CHEST/open", "Smith/only his"):
+        (root / folder).mkdir(parents=True)
+    names = ["CHEST/study", "Smith/only his", "Long " * 30]
+    assert _tells_of(path, names, root) == hidden
+
+
+@pytest.mark.parametrize("name", ["HIP/hidden", "hip/HIDDEN", "HIP", "HIP/hidden/x", "other/upload/x", "other"])
+def test_names_of_datasets_that_are_not_there_and_of_other_uploads_are_taken(team, name):
+    """Nothing of them is on the disk now; when it comes back, the images would lie in it."""
+    DatasetFactory(name="HIP/hidden", state="offline", condition__team=team)
+    UploadFactory(dataset=None, name="other/upload", team=team)
+    with pytest.raises(JobError) as refused:
+        check_free(name)
+    assert str(refused.value) == "The name is taken."
+    assert "hidden" not in refused.value.hint and "upload/" not in refused.value.hint
+
+
+def test_a_name_that_was_taken_while_the_images_were_checked_fails_the_upload(root, alice, monkeypatch):
+    job = send({"a.png": png(1)}, alice, name="new", class_folder="a")
+    original = uploading._check_room
+
+    def taken(*args):
+        DatasetFactory(name="new/inner", state="offline")
+        return original(*args)
+
+    monkeypatch.setattr(uploading, "_check_room", taken)
+    run_upload(job, 1)
+    assert (job.state, job.error) == ("failed", "The name is taken.")
+    assert tree(root) == []
+
+
+def test_a_folder_that_is_made_while_the_images_are_moved_is_not_entered(root, alice, monkeypatch):
+    job = send({"a.png": png(1)}, alice, name="new", class_folder="a")
+    original = uploading.check_free
+
+    def made(*args, **options):
+        original(*args, **options)
+        save(root / "new/a/theirs.png", png(2))
+
+    monkeypatch.setattr(uploading, "check_free", made)
+    run_upload(job, 1)
+    assert (job.state, job.error) == ("failed", "The name is taken.")
+    assert tree(root) == ["new/a/theirs.png"]
+
+
+def test_of_two_uploads_into_one_another_the_first_has_the_name(root, alice):
+    first = send({"a.png": png(1)}, alice, name="new", class_folder="a")
+    with pytest.raises(JobError, match="The name is taken"):
+        send({"b.png": png(2)}, alice, name="new/inner", class_folder="a")
+    UploadFactory(dataset=None, name="new/inner", state="queued")
+    run_upload(first, 1)
+    assert first.state == "succeeded", first.error
+
+
 def test_a_csv_file_may_come_with_a_new_dataset(root, alice):
     files = {"labels.csv": b"image,label\n1.png,a\n2.png,b\n", "images/1.png": png(1), "images/2.png": png(2)}
     job = do({"x.zip": zipped({f"export/{name}": content for name, content in files.items()})}, alice, name="new")
@@ -600,6 +773,82 @@ def test_a_worker_that_lost_its_lease_takes_back_what_it_added(dataset, alice, m
     assert (job.state, job.error) == ("failed", "The worker died")
 
 
+class Killed(BaseException):
+    """As a SIGKILL: nothing of the process runs after it."""
+
+
+def killed_after(files, monkeypatch, job):
+    """Do the job until so many files are in place; then the process is gone, and reaped."""
+    original, renamed = uploading._rename_new, []
+
+    def rename(part, path):
+        original(part, path)
+        renamed.append(path)
+        if len(renamed) == files:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(uploading, "_rename_new", rename)
+        patched.setattr(uploading._Placed, "undo", lambda placed: None)
+        patched.setattr(uploading.Path, "unlink", lambda *args, **options: None)
+        patched.setattr(Upload, "discard", lambda upload: None)
+        with pytest.raises(Killed):
+            run_upload(job, 1)
+    Upload.objects.filter(pk=job.pk).update(lease_until=timezone.now() - jobs.LEASE)
+    assert jobs.reap() == 1
+
+
+@pytest.mark.parametrize("by", ["the next upload", "the next scan"])
+def test_what_a_killed_upload_had_put_in_place_is_taken_away(dataset, alice, many, monkeypatch, by):
+    before = tree(dataset.folder)
+    job = send(many, alice, dataset=dataset, class_folder="new class")
+    killed_after(3, monkeypatch, job)
+    left = [name for name in tree(dataset.folder) if name not in before]
+    assert len([name for name in left if ".part" not in name]) == 3
+    (dataset.folder / "new class/0.png").unlink()
+    save(dataset.folder / "new class/0.png", png(80))
+    if by == "the next scan":
+        scan()
+    else:
+        Upload.remove_left_over()
+    assert tree(dataset.folder) == sorted([*before, "new class/0.png"]), "what others put there since stays"
+    assert not job.staging.exists()
+
+
+def test_the_journal_of_a_killed_upload_waits_while_the_dataset_folder_is_not_there(
+    dataset, root, alice, many, monkeypatch
+):
+    before = tree(dataset.folder)
+    job = send(many, alice, dataset=dataset, class_folder="NORMAL")
+    killed_after(2, monkeypatch, job)
+    away = root.rename(root.with_name("unmounted"))
+    Upload.remove_left_over()
+    assert job.journal.exists()
+    away.rename(root)
+    Upload.remove_left_over()
+    assert tree(dataset.folder) == before and not job.staging.exists()
+
+
+def test_a_journal_that_ends_in_the_middle_of_a_line_is_read_up_to_there(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    journal = Journal(tmp_path / "journal", tmp_path)
+    journal.file(tmp_path / "a.png", tmp_path / "a.png")
+    with (tmp_path / "journal").open("a") as file:
+        file.write('{"kind": "fi')
+    assert Journal.read(tmp_path / "journal", tmp_path).undo()
+    assert tree(tmp_path) == ["journal"]
+
+
+def test_nothing_of_an_upload_that_succeeded_is_taken_away(dataset, alice, many):
+    job = send(many, alice, dataset=dataset, class_folder="NORMAL")
+    job.claim(1)
+    uploading.upload(job)
+    assert job.journal.exists(), "killed between its end and its tidying up"
+    Upload.remove_left_over()
+    assert len(tree(dataset.folder)) == 12
+    assert not job.staging.exists()
+
+
 def test_files_from_another_file_system_are_copied_whole(dataset, alice, many, monkeypatch):
     """As where MODEL_ROOT and DATASET_ROOT are two disks, and where there are no hard links."""
     original = uploading.Path.rename
@@ -694,7 +943,8 @@ def test_the_command_uploads_files_archives_and_folders_and_scans(dataset, tmp_p
     dataset.refresh_from_db()
     assert dataset.counts == {"NORMAL": 4, "PNEUMONIA": 4}
     result = command("CHEST/study", str(tmp_path / "one.png"), "--class", "NORMAL", capsys=capsys)
-    assert result["accepted"] == 1
+    assert (result["accepted"], result["scan"]) == (1, "succeeded")
+    assert "failed" not in result
     assert tree(Upload.root()) == []
 
 
@@ -704,6 +954,20 @@ def test_the_command_makes_a_new_dataset_for_the_users_team(root, alice, team, t
     result = command("HAND/study", str(tmp_path / "in"), "--new", "--user", "alice", capsys=capsys)
     assert result["accepted"] == 4
     assert Dataset.objects.get(name="HAND/study").condition.team == team
+
+
+def test_the_command_fails_with_the_scan_but_tells_what_was_added(dataset, tmp_path, capsys, monkeypatch):
+    def broken(job):
+        raise JobError("The dataset folder is not there.", "Mount it.")
+
+    monkeypatch.setattr("datasets.tasks.scan_root", broken)
+    path = save(tmp_path / "a.png", png(10))
+    with pytest.raises(SystemExit) as ended:
+        call_command("upload_images", "CHEST/study", str(path), "--class", "NORMAL", "--json")
+    result = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 1
+    assert (result["accepted"], result["scan"]) == (1, "failed")
+    assert result["scan_error"] == "The dataset folder is not there. Mount it."
 
 
 @pytest.mark.parametrize("user", ["bob", "charlie", "nobody"])

@@ -9,6 +9,7 @@ from django.db import transaction
 from django.test import Client
 from django.urls import reverse
 from django_q.models import OrmQ
+from knox.models import AuthToken
 
 from datasets import receiving
 from datasets.models import Dataset, Upload
@@ -245,9 +246,36 @@ def test_a_post_without_the_token_is_refused_and_leaves_nothing(alice, url, page
 def test_of_who_may_not_upload_no_byte_is_read(client, bob, url, monkeypatch):
     monkeypatch.setattr(receiving.Inbox, "open", lambda *args: pytest.fail("the body was read"))
     assert client.post(url, {"files": sent()}).status_code == 302
+    assert client.post(API, {"files": sent()}).status_code == 401
     client.force_login(bob)
     assert client.post(url, {"files": sent()}).status_code == 403
     assert client.post(NEW, {"files": sent()}).status_code == 403
+
+
+def test_of_who_may_not_upload_the_api_reads_no_byte(bob, alice, settings, monkeypatch):
+    """With a session that has to show its token: the check looks for it in the body."""
+    monkeypatch.setattr(receiving.Inbox, "open", lambda *args: pytest.fail("the body was read"))
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(bob)
+    for address in (API, f"{API}1/cancel/"):
+        assert client.post(address, {"files": sent()}).status_code == 403
+    assert client.post(f"{API}1/", {"files": sent()}).status_code == 405
+    refusals = AuditEntry.objects.filter(action="access.refused").order_by("seq")
+    assert [entry.actor for entry in refusals] == [bob, bob]
+    client.force_login(alice)
+    settings.MIN_FREE_DISK_GB = 10**9
+    answer = client.post(API, {"files": sent(), "name": "x"})
+    assert answer.status_code == 409 and "Not enough free disk" in answer.json()["detail"]
+    assert client.get(API).status_code == 200
+    assert left_behind() == []
+
+
+def test_an_api_token_decides_before_a_session_that_may_not(bob, alice, client):
+    client.force_login(bob)
+    token = AuthToken.objects.create(alice)[1]
+    answer = client.post(API, {"files": sent(), "name": "HAND/new"}, headers={"Authorization": f"Token {token}"})
+    assert answer.status_code == 202, text(answer)
+    assert Upload.objects.get().created_by == alice
 
 
 # -- Read-only

@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import re
+from datetime import timedelta
 from io import BytesIO
 
 import numpy as np
@@ -12,6 +13,7 @@ from django.apps import apps
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 from PIL import Image
 
 from datasets import imaging
@@ -248,13 +250,40 @@ def test_views_of_images_are_in_the_audit_log(client, dataset, bob, charlie):
     assert not AuditEntry.objects.filter(actor=charlie, action__contains="view").exists()
 
 
+def test_thumbnails_are_in_the_audit_log_once_for_all_that_are_fetched_within_minutes(page, dataset, alice):
+    def fetch():
+        for image in dataset.images.all():
+            assert page(reverse("datasets:image-thumbnail", args=[image.pk])).status_code == 200
+        return AuditEntry.objects.filter(action="dataset.view_images", actor=alice).order_by("seq")
+
+    assert [(entry.object_id, entry.after) for entry in fetch()] == [(str(dataset.pk), {"thumbnails": True})]
+    assert fetch().count() == 1
+    AuditEntry.objects.update(at=timezone.now() - timedelta(minutes=6))
+    assert fetch().count() == 2
+
+
+def test_lists_over_the_api_are_in_the_audit_log(page, dataset, alice):
+    number = str(dataset.pk)
+    page(reverse("api:image-list"), data={"dataset": dataset.pk, "class_name": "NORMAL"})
+    page(reverse("api:finding-list"), data={"dataset": dataset.pk})
+    page(reverse("api:image-list"))
+    told = AuditEntry.objects.filter(actor=alice, action__startswith="dataset.view_").order_by("seq")
+    assert [(entry.action, entry.object_id, entry.after["rows"]) for entry in told] == [
+        ("dataset.view_images", number, 2),
+        ("dataset.view_quality", number, dataset.findings.count()),
+        ("dataset.view_images", "", 3),
+    ]
+    assert told[0].after["class_name"] == "NORMAL"
+
+
 def test_a_view_that_cannot_be_recorded_shows_nothing(page, dataset, monkeypatch):
     def fail(*args, **options):
         raise RuntimeError("the audit log is full")
 
     monkeypatch.setattr("xrayplatform.audit.record", fail)
-    image, _, images, _, picture = addresses(dataset)
-    for url in (image, images, picture):
+    image, thumbnail, images, _, picture = addresses(dataset)
+    lists = [reverse("api:image-list"), reverse("api:finding-list"), reverse("api:dataset-quality", args=[dataset.pk])]
+    for url in (image, thumbnail, images, picture, *lists):
         with pytest.raises(RuntimeError):
             page(url)
 
@@ -339,6 +368,19 @@ def test_what_was_left_out_can_be_listed(page, filled, alice):
     assert len(listed(page, filled, excluded="no")) == 3
 
 
+def test_the_list_of_a_finding_tells_what_was_decided_about_it_and_offers_to_take_it_back(page, filled, alice):
+    kept, left_out = filled.images.get(path="NORMAL/d_1.png"), filled.images.get(path="VIRUS/c.png")
+    FindingFactory(dataset=filled, image=left_out, code="blurred")
+    kept.decide("blurred", "keep", "sharp enough", by=alice)
+    left_out.decide("blurred", "exclude", "nothing to be seen", by=alice)
+    url = reverse("datasets:image-list", args=[filled.pk])
+    content = page(url, data={"finding": "blurred"}).content.decode()
+    assert content.count('value="withdraw"') == 2 and 'value="exclude"' not in content
+    assert "sharp enough" in content and "nothing to be seen" in content
+    other = page(url, data={"finding": "tiny"}).content.decode()
+    assert 'value="withdraw"' not in other and other.count('value="exclude"') == 1
+
+
 @pytest.mark.parametrize("name", ["page", "class", "split", "finding", "cluster", "excluded", "path"])
 @pytest.mark.parametrize(
     "value",
@@ -380,7 +422,10 @@ def test_the_api_tells_an_image_with_its_findings_and_decisions_but_no_pseudonym
     image = filled.images.get(path="NORMAL/d_1.png")
     image.decide("blurred", "keep", "sharp enough", by=alice)
     answer = page(reverse("api:image-detail", args=[image.pk])).json()
-    assert [finding["code"] for finding in answer["findings"]] == ["blurred", "tiny"]
+    assert [(row["code"], row["action"], row["reason"]) for row in answer["findings"]] == [
+        ("blurred", "keep", "sharp enough"),
+        ("tiny", None, None),
+    ]
     assert [(row["code"], row["action"], row["decided_by"]) for row in answer["decisions"]] == [
         ("blurred", "keep", "alice")
     ]

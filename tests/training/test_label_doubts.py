@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from django.db import IntegrityError
+from django.db.models import QuerySet
 from django.urls import reverse
 
 from datasets import findings
@@ -116,7 +118,7 @@ def doubt(run: TrainingRun, *paths: str) -> None:
     """What the end of a training does with the images that it doubts."""
     rows = dict(run.preparation.manifest.values_list("path", "row"))
     doubted = [evaluation.Doubt(rows[path], "test", "NORMAL", "PNEUMONIA", 0.987, 4.5) for path in paths]
-    Finding.objects.write_doubts(run.preparation.dataset, train_run._doubts(run, SimpleNamespace(doubts=doubted)))
+    run.preparation.dataset.write_doubts(train_run._doubts(run, SimpleNamespace(doubts=doubted)))
 
 
 def doubted() -> list[str]:
@@ -199,8 +201,23 @@ def test_a_decision_about_a_doubt_holds_when_the_next_training_doubts_again(run,
     assert findings.report(dataset).to_json()["findings"]["check-label"]["excluded"] == 1
 
 
-def test_version_run_and_doubts_are_stored_together_or_not_at_all(run, monkeypatch, tmp_path):
-    """A version without its run, or a run that ended without its version, would be a riddle to everybody."""
+def test_a_doubt_that_another_training_wrote_first_is_no_error(run, monkeypatch):
+    """Two trainings that end at once: what the other has written since the delete stays."""
+    image = run.preparation.dataset.images.get(path="NORMAL/3.png")
+    real = Dataset.lock
+
+    def lock(self, *fields):
+        real(self, *fields)
+        monkeypatch.setattr(QuerySet, "delete", lambda rows: (0, {}))
+
+    Finding.objects.create(dataset=image.dataset, image=image, code="check-label", detail="the other's")
+    monkeypatch.setattr(Dataset, "lock", lock)
+    doubt(run, "NORMAL/3.png", "NORMAL/4.png")
+    assert doubted() == ["NORMAL/3.png", "NORMAL/4.png"]
+
+
+def registering(run, monkeypatch):
+    """Everything before the database works."""
     run.state = "queued"
     run.save()
     run.claim(run.attempt)
@@ -209,13 +226,31 @@ def test_version_run_and_doubts_are_stored_together_or_not_at_all(run, monkeypat
     monkeypatch.setattr("training.ml.export.save_version", lambda *given: "0" * 64)
     monkeypatch.setattr(train_run, "load", lambda *given: artifact)
     monkeypatch.setattr(ModelVersion.objects, "register", lambda *given, **named: version, raising=False)
+    monkeypatch.setattr(train_run.TrainingRun, "write", lambda self, **fields: None)
+
+
+def test_doubts_that_cannot_be_stored_do_not_undo_the_version(run, monkeypatch, caplog):
+    registering(run, monkeypatch)
+    ended = []
+    monkeypatch.setattr(train_run.TrainingRun, "succeed", lambda self, *given, **named: ended.append(self))
+
+    def fail(*given):
+        raise IntegrityError("the image is gone")
+
+    monkeypatch.setattr(Dataset, "write_doubts", fail)
+    train_run._register(run, SimpleNamespace(doubts=[], initial_weights="scratch"), None)
+    assert ended == [run]
+    assert "could not be stored" in caplog.text and "the image is gone" in caplog.text
+
+
+def test_a_run_that_cannot_be_ended_leaves_the_doubts_of_the_last_one(run, monkeypatch):
+    registering(run, monkeypatch)
 
     def fail(*given, **named):
         raise RuntimeError("the disk is full")
 
     doubt(run, "NORMAL/3.png")
     monkeypatch.setattr(train_run.TrainingRun, "succeed", fail)
-    monkeypatch.setattr(train_run.TrainingRun, "write", lambda self, **fields: None)
     trained = SimpleNamespace(doubts=[], initial_weights="scratch")
     with pytest.raises(RuntimeError):
         train_run._register(run, trained, None)

@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from tests.factories import DatasetFactory, PreparationFactory
+from tests.factories import DatasetFactory, PreparationFactory, put_cache
 from training import supervisor
 from training.configurations import PRESETS
 from training.models import NotPrepared, TrainingRun
@@ -58,8 +58,7 @@ def test_a_preparation_whose_files_are_gone_does_not_count(world):
 
 def test_the_newest_finished_preparation_is_used(world):
     newer = PreparationFactory(dataset=world.dataset)
-    newer.cache_folder.mkdir()
-    (newer.cache_folder / "cache.json").write_text("{}")
+    put_cache(newer)
     PreparationFactory(dataset=world.dataset, state="failed")
     assert create(world.dataset).preparation == newer
 

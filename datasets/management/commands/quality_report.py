@@ -7,6 +7,7 @@ from django.core.management.base import CommandError
 
 from datasets.findings import report
 from datasets.models import Dataset, Decision
+from xrayplatform import audit
 from xrayplatform.commands import PlatformCommand
 from xrayplatform.jobs import JobError
 
@@ -38,6 +39,7 @@ class Command(PlatformCommand):
             _judge(dataset, options, by)
         except JobError as error:
             raise CommandError(f"{error} {error.hint}") from error
+        audit.record("dataset.view_quality", dataset, actor=by, after={"listed": options["list"] or ""})
         result = report(dataset).to_json()
         if options["list"]:
             found = dataset.findings.filter(code=options["list"]).with_decision().order_by("image__path")
@@ -57,6 +59,8 @@ class Command(PlatformCommand):
 
 def _judge(dataset: Dataset, options: dict[str, Any], by: Any) -> None:
     action = next((name for name in ACTIONS if options[name]), None)
+    if options["spare_one"] and action != "exclude_all":
+        raise CommandError("--spare-one goes with --exclude-all only.")
     if action is None:
         return
     if by is not None and not by.has_perm("datasets.curate_dataset"):
@@ -64,7 +68,7 @@ def _judge(dataset: Dataset, options: dict[str, Any], by: Any) -> None:
     if action.endswith("_all"):
         spare_one = options["spare_one"]
         verb = action.removesuffix("_all")
-        dataset.findings.decide_all(dataset, options[action], verb, options["reason"], spare_one=spare_one, by=by)
+        dataset.decide_all(options[action], verb, options["reason"], spare_one=spare_one, by=by)
         return
     image = dataset.images.filter(path=options[action]).first()
     if image is None:

@@ -45,8 +45,8 @@ class Command(PlatformCommand):
             for refusal in job.refusals:
                 self.tell(f"  ! {refusal['name']}: {refusal['reason']}")
             raise CommandError(f"{job.error or job.message} {job.hint}".strip())
-        self._scan()
-        return {
+        scan = self._scan()
+        result = {
             "upload": job.pk,
             "dataset": job.name,
             "accepted": job.accepted,
@@ -54,8 +54,12 @@ class Command(PlatformCommand):
             "bytes": job.size,
             "refusals": job.refusals,
             "notes": job.notes,
+            "scan": scan and scan.state,
             "seconds": round(time.monotonic() - start, 2),
         }
+        if scan and scan.state in (Scan.State.FAILED, Scan.State.CANCELLED):
+            result |= {"failed": True, "scan_error": f"{scan.error or scan.message} {scan.hint}".strip()}
+        return result
 
     def _submit(self, inbox: Inbox, options: dict[str, Any]) -> Upload:
         user = self.actor(options)
@@ -66,12 +70,17 @@ class Command(PlatformCommand):
             inbox.add(name, path)
         return inbox.submit(user, class_folder=options["class_folder"], **target)
 
-    def _scan(self) -> None:
-        """The scan that the upload has asked for is done here: on a site without a worker it would wait for ever."""
+    def _scan(self) -> Scan | None:
+        """The scan that the upload has asked for is done here: on a site without a worker it would wait for ever.
+
+        None when one was at work already.
+        """
         scan = Scan.waiting()
         if scan:
             scan.listener = self.tell_progress
             run_scan(scan, scan.attempt)
+            scan.refresh_from_db()
+        return scan
 
     def show(self, result: dict[str, Any]) -> None:
         self.stdout.write(f"{result['accepted']} files added to {result['dataset']}, {result['refused']} refused")
@@ -79,6 +88,8 @@ class Command(PlatformCommand):
             self.stdout.write(f"  ! {refusal['name']}: {refusal['reason']}")
         for note in result["notes"]:
             self.stdout.write(f"  {note}")
+        if result.get("failed"):
+            self.tell(f"The files are in place, but the scan after it did not succeed. {result['scan_error']}")
 
 
 def _dataset(name: str, user: Any) -> Dataset:

@@ -1,5 +1,6 @@
 """`manage.py train_run ID`: the training process that the supervisor starts. It alone imports TensorFlow."""
 
+import logging
 import os
 import time
 import uuid
@@ -11,7 +12,6 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from datasets.cache import CacheError, PreparedData, open_cache
-from datasets.models import Finding
 from registry.artifacts import load
 from registry.models import ModelVersion
 from training.configurations import Configuration
@@ -24,6 +24,7 @@ from xrayplatform.jobs import LeaseLost
 if TYPE_CHECKING:
     from training.ml.fit import Progress
 
+logger = logging.getLogger(__name__)
 CHECK_EVERY_SECONDS = 1.0
 
 
@@ -160,9 +161,17 @@ def _register(run: TrainingRun, trained: Any, data: PreparedData) -> None:
             synthetic=preparation.synthetic,
             origin=f"trained here, run {run.pk}",
         )
-        Finding.objects.write_doubts(preparation.dataset, _doubts(run, trained))
         run.write(version=version, initial_weights=trained.initial_weights[:100])
         run.succeed(f"Version {version.number} of {version.condition}", after={"version": str(version)})
+    _write_doubts(run, trained)
+
+
+def _write_doubts(run: TrainingRun, trained: Any) -> None:
+    """After the end of the run and apart from it: whatever goes wrong here, the trained version stays."""
+    try:
+        run.preparation.dataset.write_doubts(_doubts(run, trained))
+    except Exception:
+        logger.exception("The labels that run %s doubts could not be stored", run.pk)
 
 
 def _doubts(run: TrainingRun, trained: Any) -> Iterator[tuple[str, str, float, str]]:
