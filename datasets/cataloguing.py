@@ -1,8 +1,8 @@
 """Bring the tables up to date with what lies below DATASET_ROOT.
 
 A folder whose names, sizes and times are those of the last scan costs one walk and no look at the tables. In a folder
-that changed, each file is compared with its row, a batch at a time; only what differs is read, by all cores. Nothing is
-held for all files at once, so that a million of them need no more memory than a thousand.
+that changed, each file is compared with its row, a batch at a time; only what differs is read, by all cores. Of
+all files at once only little is held: 8 bytes each for what is gone, and their figures while they are judged.
 """
 
 import hashlib

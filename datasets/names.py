@@ -31,7 +31,7 @@ SPLIT_WORDS: Final = {
 }
 NEGATIVE_WORDS: Final = frozenset(
     {"normal", "negative", "neg", "healthy", "benign", "control", "controls", "no", "non", "not", "without", "absent"}
-    | {"0"}
+    | {"ok", "okay", "intact", "unremarkable", "well", "clear", "0"}
 )
 # Folders of one patient, as some archives have them inside a class folder. Where a patient's folder and a study's lie
 # inside each other the patient's tells more, whichever is outside.
@@ -162,6 +162,12 @@ def positive_class(classes: Sequence[str]) -> str:
         return ""
     first, second = classes
     return first if _is_negative(second, first) and not _is_negative(first, second) else second
+
+
+def names_tell(classes: Sequence[str]) -> bool:
+    """Whether the names of two classes say which one means disease: exactly one of them denies something."""
+    first, second = classes
+    return _is_negative(first, second) != _is_negative(second, first)
 
 
 def denies(name: str) -> bool:

@@ -92,6 +92,12 @@ def _record_choices(job: Preparation) -> None:
 def _plan(job: Preparation) -> _Plan:
     plan = _Plan()
     rows, source_splits, square = _choose_images(job, plan)
+    empty = [name for name in job.classes if name not in set(plan.labels)]
+    if empty and plan.labels:
+        raise JobError(
+            f"No image of class {', '.join(empty)} is left to prepare.",
+            "Leave the class out under Classes and patients, add images, or take back what was left out by hand.",
+        )
     job.renew()
     try:
         keys = splitting.group_keys(rows, job.pattern)
@@ -321,7 +327,8 @@ def _freeze(job: Preparation, plan: _Plan, store: PixelStore, cache_digest: str)
         shared, group_counts = _proof(job)
         job.write(**found, shared_patients=shared, group_counts=group_counts)
         job.succeed(
-            f"{len(plan.paths)} images prepared, {shared} shared patients",
+            f"{len(plan.paths)} images prepared, {shared} shared patients"
+            + ("" if job.patients_are_known else " (patients are not known; pictures and their copies are kept apart)"),
             after={"split": job.split_digest, "shared_patients": shared},
         )
 

@@ -70,6 +70,8 @@ LABEL_COLUMNS: Final = (
     "diagnosis",
     "finding",
     "findings",
+    "findinglabel",
+    "findinglabels",
     "target",
     "grade",
     "kl",
@@ -456,7 +458,9 @@ def _equivalent(one: Labelling, other: Labelling) -> bool:
 
 def _is_flag(values: Sequence[str]) -> bool:
     said = {value.casefold() for value in values}
-    return said <= TRUE_WORDS | FALSE_WORDS | UNSURE_WORDS and bool(said - {""})
+    # A column that says the same of every file tells nothing.
+    both = bool(said & TRUE_WORDS) and bool(said & FALSE_WORDS)
+    return both and said <= TRUE_WORDS | FALSE_WORDS | UNSURE_WORDS
 
 
 def _may_be_label(table: Table, column: int) -> bool:

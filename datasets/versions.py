@@ -37,8 +37,10 @@ def _entries(version: Preparation | Dataset) -> Iterator[tuple[str, str, str]]:
     if isinstance(version, Preparation):
         yield from version.manifest.order_by().values_list("path", "digest", "class_name").iterator(2000)
         return
-    rows = version.images.included().order_by().values_list("path", "digest", "class_name")
-    for path, digest, class_name in rows.iterator(2000):
+    # What a preparation would take now.
+    conflicting = version.conflicting_images()
+    rows = version.images.included().order_by().values_list("pk", "path", "digest", "class_name")
+    for pk, path, digest, class_name in rows.iterator(2000):
         label = version.label_of(class_name)
-        if label:
+        if label and pk not in conflicting:
             yield path, digest, label

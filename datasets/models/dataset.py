@@ -18,7 +18,7 @@ from xrayplatform.conditions import Condition, free_slug, name_for, slug_for
 from xrayplatform.jobs import Job, JobError
 from xrayplatform.teams import TeamScopedQuerySet
 
-from ..names import MAX_CLASS_NAME, is_ordinal, positive_class, printable, shortened
+from ..names import MAX_CLASS_NAME, is_ordinal, names_tell, positive_class, printable, shortened
 from ..patterns import PatternError, Preview, preview
 from ..quality import CODES
 
@@ -155,6 +155,11 @@ class Dataset(models.Model):
         return next((item for item in self.preparations.all() if item.is_active), None)
 
     @property
+    def positive_is_a_guess(self) -> bool:
+        """Whether neither the names of the two classes nor a person says which of them means disease."""
+        return len(self.classes) == 2 and not self.positive_choice and not names_tell(self.classes)
+
+    @property
     def imbalance(self) -> float | None:
         """Images of the largest class for one of the smallest; None when a class is empty."""
         sizes = [self.counts.get(name, 0) for name in self.classes]
@@ -265,6 +270,11 @@ class Dataset(models.Model):
         """Say which clinical question the dataset answers, and with that which team it belongs to."""
         with transaction.atomic():
             self.lock()
+            if condition.team is None and self.condition.team is not None and by is not None and not by.is_superuser:
+                raise JobError(
+                    f"The condition {condition} belongs to no team: every team would see the dataset.",
+                    "Choose a condition of your team, or ask an administrator.",
+                )
             before = {"condition": self.condition.slug}
             self.condition = condition
             self.save(update_fields=["condition"])
@@ -322,7 +332,8 @@ class Dataset(models.Model):
 
         spare_one: of pictures that are (nearly) the same, the first by path is kept and the others are left out.
         most: refuse to decide about more images than that.
-        Returns how many were left out and how many were kept.
+        Copies under different labels are left to a person: the alphabet must not decide which label is right.
+        Returns how many were left out ("exclude"), kept ("keep") and not decided for that reason ("contested").
         """
         decision = self.decisions.model
         reason = checked_reason(code, reason, CODES)
@@ -335,7 +346,7 @@ class Dataset(models.Model):
                     f"There are {count:,} such images; here at most {most:,} are judged at once.",
                     f"Use the command: manage.py quality_report {self.name!r} --{action}-all {code}.",
                 )
-            spared = self._firsts(code) if spare_one else set()
+            spared, contested = self._copies(code) if spare_one else (set(), set())
             counts = Counter[str]()
             for batch in self._undecided_batches(code):
                 decisions = [
@@ -349,6 +360,7 @@ class Dataset(models.Model):
                         decided_by=by,
                     )
                     for path, digest in batch
+                    if path not in contested
                 ]
                 self.decisions.bulk_create(
                     decisions,
@@ -359,18 +371,23 @@ class Dataset(models.Model):
                 counts.update(item.action for item in decisions)
             decided = {name: counts[name] for name in decision.Action.values}
             # Which images, is in the decisions; what they were decided by, for each, too.
+            if contested:
+                decided["contested"] = len(contested)
             after = {"code": code, "action": action, "spare_one": spare_one, "reason": reason, **decided}
             audit.record("dataset.decide_all", self, actor=by, after=after)
             self.write_conflicts()
         return decided
 
-    def _firsts(self, code: str) -> set[str]:
-        """The first path of each group of copies that nobody has judged."""
-        first: dict[Any, str] = {}
-        rows = self.findings.undecided(code).values_list("image__path", f"image__{COPIES[code]}")
-        for path, group in rows.iterator(2000):
-            first[group] = min(path, first.get(group, path))
-        return set(first.values())
+    def _copies(self, code: str) -> tuple[set[str], set[str]]:
+        """Of copies that nobody has judged: the first path of each group, and the paths of groups with two labels."""
+        groups: dict[Any, list[tuple[str, str]]] = {}
+        rows = self.findings.undecided(code).values_list(f"image__{COPIES[code]}", "image__path", "image__class_name")
+        for group, path, class_name in rows.iterator(2000):
+            groups.setdefault(group, []).append((path, self.label_of(class_name)))
+        contested = {
+            path for group in groups.values() if len({label for _, label in group if label}) > 1 for path, _ in group
+        }
+        return {min(group)[0] for group in groups.values()} - contested, contested
 
     def _undecided_batches(self, code: str) -> Iterator[list[tuple[str, str]]]:
         """(path, digest) of the images with the finding, so many at a time; those before may be decided meanwhile."""

@@ -21,6 +21,8 @@ from .scan import Scan
 IMAGE_SIZES = (64, 128, 224, 299)
 MAX_SEED = 2**31 - 1
 # Smallest and largest value of what can be chosen freely.
+# Of all images, for validation and test together.
+MAX_HELD_BACK = 0.60
 FIELD_LIMITS = {"seed": (0, MAX_SEED), "validation_share": (0.05, 0.40), "test_share": (0.05, 0.40)}
 
 
@@ -105,6 +107,11 @@ class Preparation(Job):
     def is_ready(self) -> bool:
         """Whether a training can begin: also one of an earlier release may have pixels that this one cannot read."""
         return self.state == self.State.SUCCEEDED and is_usable(self.cache_folder)
+
+    @property
+    def patients_are_known(self) -> bool:
+        """Whether anything but the pictures themselves told patients apart, for most images."""
+        return self.group_key not in ("image", "near-duplicate")
 
     def split_total(self, split: str) -> int:
         return sum(self.counts.get(split, {}).values())
@@ -210,6 +217,12 @@ def _check_options(options: dict[str, Any]) -> None:
         value = options.get(name, low)
         if not low <= value <= high:
             raise JobError(f"The {name.replace('_', ' ')} must be from {low} to {high}, not {value}.")
+    held_back = options.get("validation_share", 0) + options.get("test_share", 0)
+    if held_back > MAX_HELD_BACK:
+        raise JobError(
+            f"Validation and test share are {held_back:.2f} together, at most {MAX_HELD_BACK:.2f} can be held back.",
+            "Leave more images to learn from.",
+        )
 
 
 def _check_dataset(dataset: Dataset) -> None:

@@ -46,7 +46,9 @@ def finding_decide(request: HttpRequest, pk: int) -> HttpResponse:
         counts = dataset.decide_all(
             data["code"], action, data["reason"], spare_one=spare_one, most=DECIDED_AT_ONCE, by=request.user
         )
-        messages.success(request, f"{counts['exclude']:,} images left out, {counts['keep']:,} kept.")
+        contested = counts.get("contested", 0)
+        more = f" {contested:,} lie under different labels: judge these one by one." if contested else ""
+        messages.success(request, f"{counts['exclude']:,} images left out, {counts['keep']:,} kept.{more}")
     except JobError as error:
         messages.warning(request, f"{error} {error.hint}")
     return redirect("datasets:quality-report", pk)

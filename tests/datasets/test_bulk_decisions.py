@@ -75,6 +75,16 @@ def test_the_command_does_the_same(dataset):
     assert decided(dataset) == SPARED
 
 
+def test_copies_under_different_labels_are_left_to_a_person(dataset, settings):
+    """Otherwise the alphabet would decide which label is right, and the conflict would be gone."""
+    save(settings.DATASET_ROOT / "lungs/well/copy.png", encode(noise(1), "PNG"))
+    scan()
+    counts = Dataset.objects.get().decide_all("exact-duplicate", "exclude", "copies", spare_one=True, by=None)
+    assert counts == {"exclude": 1, "keep": 1, "contested": 4}
+    assert set(decided(dataset)) == {"ill/1.png", "ill/copy3.png"}
+    assert dataset.findings.filter(code="label-conflict").count() == 4
+
+
 def test_what_somebody_has_judged_stays_as_it_is(dataset, alice):
     dataset.images.get(path="ill/copy1.png").decide("exact-duplicate", "keep", "it is another", by=alice)
     assert dataset.decide_all("exact-duplicate", "exclude", "copies", by=None) == {

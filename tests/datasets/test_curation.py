@@ -322,9 +322,12 @@ def test_of_several_choices_all_are_made_or_none(client, alice, dataset):
 
 @pytest.mark.parametrize("choose", [over_the_api, by_command])
 def test_a_condition_of_another_team_is_not_found(choose, client, alice, dataset):
-    ConditionFactory(slug="elsewhere", team=None, name="For all")
+    ConditionFactory(slug="for-all", team=None, name="For all")
+    ConditionFactory(slug="elsewhere", team=alice.teams.get(), name="Another of the team")
     hidden = ConditionFactory(slug="hidden", team=TeamFactory())
     assert choose(client, alice, dataset, {"condition": hidden.slug})[0] == 404
+    assert choices_of(dataset)[4] == "lungs"
+    assert choose(client, alice, dataset, {"condition": "for-all"})[0] == 409, "every team would see it"
     assert choices_of(dataset)[4] == "lungs"
     assert choose(client, alice, dataset, {"condition": "elsewhere"})[0] == 200
 
@@ -734,3 +737,20 @@ def test_pictures_of_different_sizes_are_no_conflict(settings):
     save(root / "b/1.png", encode(gradient(32, 24, seed=1), "PNG"))
     scan()
     assert conflicts(Dataset.objects.get()) == []
+
+
+@pytest.mark.parametrize(
+    ("classes", "tells"),
+    [
+        (["NORMAL", "PNEUMONIA"], True),
+        (["frac", "ok"], True),
+        (["broken", "intact"], True),
+        (["left", "right"], False),
+        (["no finding", "normal"], False),
+    ],
+)
+def test_which_class_means_disease_is_asked_where_the_names_do_not_tell(classes, tells, client, alice, dataset):
+    Dataset.objects.filter(pk=dataset.pk).update(classes=classes, positive_class=classes[1], positive_choice="")
+    client.force_login(alice)
+    page = client.get(dataset.get_absolute_url()).content.decode()
+    assert ("Which class means disease?" in page) is not tells

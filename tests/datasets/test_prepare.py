@@ -276,7 +276,24 @@ def test_a_dataset_with_one_class_is_refused(folder):
     fill(folder)
     scan()
     DatasetImage.objects.update(class_name="NORMAL")
-    assert "at least two classes; the dataset has one (NORMAL)" in failure(prepare_again())
+    assert "No image of class PNEUMONIA is left to prepare." in failure(prepare_again())
+
+
+def test_without_any_sign_of_the_patient_the_page_does_not_speak_of_patients(folder, client, alice):
+    fill(folder)
+    job = prepare()
+    assert (job.group_key, job.shared_patients, job.patients_are_known) == ("image", 0, False)
+    assert "patients are not known" in job.message
+    client.force_login(alice)
+    page = client.get(job.get_absolute_url()).content.decode()
+    assert "Patients are not known." in page and "0 patients shared" not in page
+
+
+def test_more_than_can_be_held_back_is_refused_at_once(folder):
+    fill(folder)
+    scan()
+    with pytest.raises(JobError, match=r"0\.80 together, at most 0\.60 can be held back"):
+        Preparation.create(Dataset.objects.get(), None, validation_share=0.4, test_share=0.4)
 
 
 def test_a_class_with_fewer_than_ten_images_is_refused_by_name(folder):

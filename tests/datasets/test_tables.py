@@ -127,8 +127,14 @@ def test_columns_of_which_one_is_set_in_every_row_are_the_classes(tmp_path):
     assert labels(found, labelling) == {"a": "normal", "b": "viral", "c": "bacterial"}
 
 
+def test_a_column_that_says_the_same_of_every_file_is_no_label(tmp_path):
+    found = table(tmp_path, "Image Index,Finding Labels,Follow-up #\na.png,Mass,0\nb.png,No Finding,0\n")
+
+    assert values(found) == ["Finding Labels"]
+
+
 def test_other_columns_of_0_and_1_are_one_way_each_with_findings_first(tmp_path):
-    found = table(tmp_path, "file,hand,hardware,fractured,nodule\na,1,1,1,0\nb,0,0,1,1\n")
+    found = table(tmp_path, "file,hand,hardware,fractured,nodule\na,1,1,1,0\nb,0,0,1,1\nc,0,0,0,0\n")
 
     assert values(found) == ["fractured", "nodule", "hand", "hardware"]
 

@@ -76,6 +76,9 @@ def doubts(
     In validation and test the network has not seen the label; what it contradicts in spite of having learned it, in
     the training part, is more suspicious still.
     """
+    auc = evaluation.metrics["validation"]["auc"]
+    if auc is not None and auc < statistics.WEAK_AUC:
+        return []  # a network that did not learn has no opinion worth a look
     count = max(len(data.indices("train")), 1)
     train = _split(model, data, "train", batch_size, lambda done: between(done / count))
     splits = {"train": train, "validation": evaluation.validation, "test": evaluation.test}

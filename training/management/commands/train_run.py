@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 CHECK_EVERY_SECONDS = 1.0
+TEST_ADVICE = " Correct what is wrong, but do not tidy up the test part until its figures please."
 
 
 class Command(BaseCommand):
@@ -183,5 +184,6 @@ def _doubts(run: TrainingRun, trained: Any) -> Iterator[tuple[str, str, float, s
         why = (
             f"Labelled {doubt.label}; {run.architecture} of run {run.pk} reads {doubt.predicted} "
             f"({doubt.probability:.1%}). The image was in the {doubt.split} part."
+            + (TEST_ADVICE if doubt.split == "test" else "")
         )
         yield path, digest, doubt.loss, why
