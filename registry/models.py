@@ -64,6 +64,7 @@ class ModelVersionQuerySet(TeamScopedQuerySet):
                 metrics=manifest["metrics"]["test"],
                 validation_metrics=manifest["metrics"]["validation"],
                 configuration=manifest["configuration"],
+                history=manifest.get("history", []),
                 initial_weights=manifest["initial_weights"],
                 environment=manifest["environment"],
                 created_by=by,
@@ -100,6 +101,7 @@ class ModelVersion(models.Model):
     accuracy = models.FloatField(null=True, help_text="test accuracy, for search and order")
     auc = models.FloatField(null=True, help_text="test area under the ROC curve, for search and order")
     configuration = models.JSONField()
+    history = models.JSONField(default=list, help_text="figures of each epoch of the training")
     initial_weights = models.CharField(max_length=100)
     environment = models.JSONField()
     sha256 = models.CharField(max_length=64, help_text="of the manifest, which lists every file's own digest")

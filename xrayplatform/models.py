@@ -4,10 +4,11 @@ from django.db import models
 
 from .audit import AuditEntry
 from .conditions import Condition
+from .notifications import Notification
 from .system import WorkerSign
 from .teams import Team
 
-__all__ = ["AuditEntry", "Condition", "SystemAccess", "Team", "WorkerSign"]
+__all__ = ["AuditEntry", "Condition", "Notification", "SystemAccess", "Team", "WorkerSign"]
 
 
 class SystemAccess(models.Model):  # noqa: DJ008 - there are no rows to name

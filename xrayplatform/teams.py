@@ -19,6 +19,12 @@ VIEW = [
     "datasets.view_upload",
     "training.view_trainingrun",
     "training.view_epochmetric",
+    "training.view_runnote",
+    "training.add_runnote",
+    "training.view_search",
+    "training.view_savedpreset",
+    "training.view_trainingqueue",
+    "training.view_speedtest",
     "registry.view_modelversion",
     "registry.view_deployment",
     "registry.view_activation",
@@ -39,8 +45,20 @@ ROLES: dict[str, list[str]] = {
         "datasets.remove_pixels",
         "training.add_trainingrun",
         "training.cancel_trainingrun",
+        "training.add_search",
+        "training.add_speedtest",
+        "training.add_savedpreset",
+        "training.change_savedpreset",
+        "training.delete_savedpreset",
     ],
-    "model manager": [*VIEW, *SYSTEM, "registry.activate_modelversion"],
+    "model manager": [
+        *VIEW,
+        *SYSTEM,
+        "registry.activate_modelversion",
+        "training.cancel_trainingrun",
+        "training.prioritise_trainingrun",
+        "training.pause_trainingqueue",
+    ],
     "administrator": [
         *VIEW,
         *SYSTEM,
@@ -50,6 +68,9 @@ ROLES: dict[str, list[str]] = {
         "xrayplatform.change_condition",
         "datasets.change_dataset",
         "datasets.remove_pixels",
+        "training.cancel_trainingrun",
+        "training.prioritise_trainingrun",
+        "training.pause_trainingqueue",
         "auth.view_group",
         "auth.view_user",
         "auth.add_user",
@@ -66,6 +87,9 @@ class Team(models.Model):
 
     name = models.CharField(max_length=120, unique=True)
     members = models.ManyToManyField(settings.AUTH_USER_MODEL, related_name="teams", blank=True)
+    training_limit = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="how many trainings of this team may run at once; empty: no limit"
+    )
 
     class Meta:
         ordering = ["name"]

@@ -52,6 +52,7 @@ class Preparation(Job):
     seed = models.PositiveIntegerField(default=0)
     image_size = models.PositiveSmallIntegerField(default=224)
     fit = models.CharField(max_length=10, choices=Fit, default=Fit.AUTO, help_text="how images become square")
+    steps = models.JSONField(default=list, editable=False, help_text="preprocessing beyond the usual, by name")
     validation_share = models.FloatField(default=0.15, help_text="of the images")
     test_share = models.FloatField(default=0.15, help_text="of the images")
     source_splits = models.CharField(max_length=10, choices=SourceSplits, default=SourceSplits.HONOUR)

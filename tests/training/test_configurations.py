@@ -53,8 +53,8 @@ def test_options_change_a_copy():
         ("label_smoothing", 0.31, "a number from 0 to 0.3"),
         ("seed", -1, "a whole number from 0 to 2147483647"),
         ("optimizer", "adagrad", "one of adamw, adam, sgd"),
-        ("schedule", None, "one of cosine, plateau"),
-        ("class_weights", "yes", "true or false"),
+        ("schedule", None, "one of cosine, constant, step, plateau"),
+        ("deterministic", "yes", "true or false"),
     ],
 )
 def test_an_unusable_value_is_refused_with_its_field_and_the_allowed_range(field, value, allowed):

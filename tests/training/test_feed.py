@@ -7,7 +7,7 @@ from datasets.cache import PreparedData
 from training.configurations import Configuration
 from training.ml import augmentation, pipeline
 
-STILL = Configuration(shift=0, zoom=0, rotation=0, contrast=0, brightness=0, class_weights=False)
+STILL = Configuration(shift=0, zoom=0, rotation=0, contrast=0, brightness=0, balance="none")
 SIZE = 32
 
 
@@ -71,7 +71,7 @@ def test_another_seed_or_first_epoch_gives_another_order(data, change):
 
 
 def test_class_weights_make_both_classes_count_the_same(data):
-    _, labels, weights = batches(data, STILL.with_options(class_weights=True), 1, batch_size=10)[0]
+    _, labels, weights = batches(data, STILL.with_options(balance="weights"), 1, batch_size=10)[0]
     assert (labels * weights[:, None]).sum(axis=0) == pytest.approx([5, 5])
 
 

@@ -45,7 +45,7 @@ def training_batches(
         ),
     )
     weights = np.ones(classes, np.float32)
-    if configuration.class_weights:
+    if configuration.balance == "weights":
         for number, weight in splitting.class_weights(data.labels[rows].tolist()).items():
             weights[number] = weight
 

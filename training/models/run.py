@@ -16,8 +16,9 @@ from xrayplatform.jobs import Job, JobError, JobQuerySet, reap
 from xrayplatform.system import NotEnoughDisk, require_disk
 from xrayplatform.teams import TeamScopedQuerySet
 
-from .configurations import Configuration
-from .ml.architectures import ARCHITECTURES
+from ..configurations import Configuration
+from ..ml.architectures import ARCHITECTURES
+from .search import Search
 
 # Weights, optimizer state and best weights on disk, the OpenVINO copy, and some air.
 COPIES_ON_DISK = 6
@@ -35,15 +36,40 @@ class TrainingRunQuerySet(JobQuerySet, TeamScopedQuerySet):
 class TrainingRun(Job):
     """One training of one architecture on one preparation; a success becomes a ModelVersion."""
 
+    class Initial(models.TextChoices):
+        AUTO = "auto", "ImageNet where it is installed, else from scratch"
+        IMAGENET = "imagenet", "ImageNet"
+        SCRATCH = "scratch", "From scratch"
+        VERSION = "version", "A version of the registry"
+
+    class Priority(models.IntegerChoices):
+        LOW = -1, "Low"
+        NORMAL = 0, "Normal"
+        HIGH = 1, "High"
+
     task = "training.tasks.train"
     cluster = "train"
     time_limit_seconds = 7 * 86_400
 
     preparation = models.ForeignKey(Preparation, models.PROTECT, related_name="runs", editable=False)
     architecture = models.CharField(max_length=60, editable=False)
-    preset = models.CharField(max_length=20, editable=False)
+    preset = models.CharField(max_length=60, editable=False)
     configuration = models.JSONField(editable=False)
     initial_weights = models.CharField(max_length=100, default="scratch", editable=False)
+    # What was asked for; `initial_weights` is what was used.
+    initial = models.CharField(max_length=10, choices=Initial, default=Initial.AUTO, editable=False)
+    initial_version = models.ForeignKey(ModelVersion, models.PROTECT, null=True, editable=False, related_name="+")
+    search = models.ForeignKey(Search, models.PROTECT, null=True, editable=False, related_name="runs")
+    priority = models.SmallIntegerField(choices=Priority, default=Priority.NORMAL, editable=False)
+    held = models.BooleanField(default=False, editable=False, help_text="waits for the other runs of its search")
+    epoch_limit = models.PositiveIntegerField(null=True, editable=False, help_text="pause after so many epochs")
+    drain_requested = models.BooleanField(default=False, editable=False, help_text="stop at a checkpoint, go on later")
+    progress_at = models.DateTimeField(null=True, editable=False, help_text="when the training itself last moved on")
+    batch_size = models.PositiveIntegerField(
+        null=True, editable=False, help_text="in use; smaller after lack of memory"
+    )
+    images_per_second = models.FloatField(null=True, editable=False)
+    interruptions = models.JSONField(default=list, editable=False, help_text="when and why the run was interrupted")
     phase = models.CharField(max_length=40, blank=True, editable=False)
     epoch = models.PositiveIntegerField(default=0, editable=False, help_text="finished epochs")
     epochs = models.PositiveIntegerField(default=0, editable=False)
@@ -55,7 +81,10 @@ class TrainingRun(Job):
 
     class Meta:
         ordering = ["-pk"]
-        permissions = [("cancel_trainingrun", "Can cancel a training run")]
+        permissions = [
+            ("cancel_trainingrun", "Can cancel a training run"),
+            ("prioritise_trainingrun", "Can change the order of waiting training runs"),
+        ]
 
     def __str__(self) -> str:
         return f"Run {self.pk}: {self.architecture} on {self.preparation.dataset}"
@@ -132,12 +161,14 @@ class TrainingRun(Job):
 class EpochMetric(models.Model):
     """What one epoch of a run ended with."""
 
-    QUANTITIES = ("loss", "accuracy", "val_loss", "val_accuracy", "val_auc", "learning_rate", "seconds")
+    QUANTITIES = ("loss", "accuracy", "auc", "val_loss", "val_accuracy", "val_auc", "learning_rate", "seconds")
 
     run = models.ForeignKey(TrainingRun, models.CASCADE, related_name="metrics")
     epoch = models.PositiveIntegerField(help_text="counted from 1")
+    stage = models.CharField(max_length=20, blank=True, help_text="what learned: the head, or everything")
     loss = models.FloatField(null=True)
     accuracy = models.FloatField(null=True)
+    auc = models.FloatField(null=True)
     val_loss = models.FloatField(null=True)
     val_accuracy = models.FloatField(null=True)
     val_auc = models.FloatField(null=True)
@@ -150,3 +181,18 @@ class EpochMetric(models.Model):
 
     def __str__(self) -> str:
         return f"run {self.run_id} epoch {self.epoch}"
+
+
+class RunNote(models.Model):
+    """What a person noted about a run; notes are never changed."""
+
+    run = models.ForeignKey(TrainingRun, models.PROTECT, related_name="notes")
+    author = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+    at = models.DateTimeField(auto_now_add=True)
+    text = models.TextField(max_length=2000)
+
+    class Meta:
+        ordering = ["pk"]
+
+    def __str__(self) -> str:
+        return f"note on run {self.run_id}"
