@@ -8,6 +8,8 @@ all files at once only little is held: 8 bytes each for what is gone, and their 
 import hashlib
 import itertools
 from array import array
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,9 @@ class DatasetScan:
         self.unsettled: set[str] = set()
         # Whether an image has other pixels, another label or another patient than before.
         self.changed = False
+        # Of what is gone: all images by class, and those whose files are not there by class and folder.
+        self.gone: Counter[str] = Counter()
+        self.missing: Counter[tuple[str, str]] = Counter()
 
     def run(self) -> int:
         """Returns the number of readable images."""
@@ -310,6 +315,8 @@ class DatasetScan:
         if dataset.missing_count:
             dataset.state = Dataset.State.OFFLINE
             return
+        if not mistake:
+            self._tell_of_vanished(gone)
         for start in range(0, len(gone), BATCH):
             dataset.images.filter(pk__in=gone[start : start + BATCH].tolist()).delete()
             self.progress.say(f"{start:,} of {len(gone):,} images that are gone forgotten")
@@ -318,21 +325,72 @@ class DatasetScan:
 
     def _gone(self) -> tuple["array[int]", int]:
         """Numbers of the rows that no file was seen of, and how many of these files are not there at all."""
-        gone, missing = array("q"), 0
-        for pk, path in self._unseen():
+        gone = array("q")
+        for pk, path, class_name in self._unseen():
             gone.append(pk)
-            missing += not _is_there(self.dataset.folder / path)
+            self.gone[class_name] += 1
+            if not _is_there(self.dataset.folder / path):
+                self.missing[class_name, image_folder(path)] += 1
             self.progress.say(LOOKING_FOR_GONE)
-        return gone, missing
+        return gone, self.missing.total()
 
-    def _unseen(self) -> Iterator[tuple[int, str]]:
-        """Rows (number, path) of changed folders, and of folders that are no part of the dataset any more."""
+    def _tell_of_vanished(self, gone: "array[int]") -> None:
+        """Store, before they are forgotten, what folders are no more, and which classes will have no image left.
+
+        Nobody has said that this was meant. One entry a class, however many folders it had; images that were moved, as
+        when a folder is renamed, are no loss.
+        """
+        dataset, root = self.dataset, self.dataset.folder
+        there = dict(dataset.images.order_by().values_list("class_name").annotate(models.Count("pk")))
+        lost: dict[str, Counter[str]] = {}
+        for (name, folder), count in self.missing.items():
+            if there.get(name, 0) <= self.gone[name] or not _is_there(root / folder):
+                lost.setdefault(name, Counter())[_outermost_missing(root, folder)] += count
+        for (name, folder), count in (self._moved(gone) if lost else Counter()).items():
+            if name in lost:
+                lost[name][_outermost_missing(root, folder)] -= count
+        lost = {name: +folders for name, folders in lost.items() if +folders}
+        if not lost:
+            return
+        told = {loss["class"]: loss for loss in dataset.vanished}
+        for name, folders in lost.items():
+            told[name] = _added_loss(told.get(name), {"class": name, "folder": min(folders), "images": folders.total()})
+        dataset.quality = dataset.quality | {"vanished": [told[name] for name in sorted(told)]}
+        Dataset.objects.filter(pk=dataset.pk).update(quality=dataset.quality)
+
+    def _moved(self, gone: "array[int]") -> Counter[tuple[str, str]]:
+        """Of what is gone, by class and folder, the images whose pixels came to another place since the last scan."""
+        # What has just been read was not yet compared with other images.
+        fresh = self.dataset.images.filter(cluster=None).order_by()
+        images, numbers = self.dataset.images.order_by(), array("q", sorted(gone))
+        moved: Counter[tuple[str, str]] = Counter()
+        for start in range(0, len(numbers), BATCH):
+            batch = images.filter(pk__in=numbers[start : start + BATCH].tolist())
+            rows = list(batch.values_list("digest", "class_name", "folder"))
+            copies = fresh.filter(digest__in={digest for digest, *_ in rows}).values_list("pk", "digest")
+            left = {digest for pk, digest in copies.iterator(2000) if not _contains(numbers, pk)}
+            moved.update((name, folder) for digest, name, folder in rows if digest in left)
+            self.progress.say(LOOKING_FOR_GONE)
+        return moved
+
+    def _still_vanished(self) -> list[dict[str, Any]]:
+        """Losses that nobody has accepted meanwhile and that are not made good."""
+        stored = Dataset.objects.values_list("quality", flat=True).get(pk=self.dataset.pk)
+        return [loss for loss in stored.get("vanished", []) if not self._is_back(loss)]
+
+    def _is_back(self, loss: dict[str, Any]) -> bool:
+        images = self.dataset.images.filter(class_name=loss["class"])
+        below = models.Q(folder=loss["folder"]) | models.Q(folder__startswith=f"{loss['folder']}/")
+        return (images.filter(below) if loss["folder"] else images).exists()
+
+    def _unseen(self) -> Iterator[tuple[int, str, str]]:
+        """Rows (number, path, class) of changed folders, and of those that are no part of the dataset any more."""
         there = {folder.relative for folder in self.found.folders()}
         known = self.dataset.images.order_by().values_list("folder", flat=True).distinct()
         for folder in [name for name in known if name in self.seen or name not in there]:
             seen = self.seen.get(folder, set())
-            rows = self.dataset.images.filter(folder=folder).order_by().values_list("pk", "path")
-            yield from ((pk, path) for pk, path in rows.iterator(2000) if hash(path) not in seen)
+            rows = self.dataset.images.filter(folder=folder).order_by().values_list("pk", "path", "class_name")
+            yield from (row for row in rows.iterator(2000) if hash(row[1]) not in seen)
             self.progress.say(LOOKING_FOR_GONE)
 
     def _forget_problems(self, folder: str, seen: set[int]) -> None:
@@ -386,13 +444,14 @@ class DatasetScan:
             dataset.refresh_from_db(fields=CHOICES)
             dataset.derive_classes()
             findings.refresh(dataset, self.progress.say)
+        dataset.quality = dataset.quality | {"vanished": self._still_vanished()}
         _save_with_choices(dataset, SUMMARY)
 
     def _save_problems_of_folders(self) -> None:
         """Also in a dataset without a change: files of other kinds beside the images are no part of its signature."""
         dataset, problems = self.dataset, _problem_rows(self.found.problems)
         dataset.problems = problems[:PROBLEMS_KEPT]
-        dataset.problems_count = len(problems) + dataset.unreadable_count
+        dataset.problems_count = len(problems) + len(dataset.vanished) + dataset.unreadable_count
         dataset.scanned_at = timezone.now()
         dataset.save(update_fields=["problems", "problems_count", "scanned_at", "state"])
 
@@ -483,6 +542,29 @@ def _is_there(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _contains(numbers: "array[int]", number: int) -> bool:
+    """Whether the number is among the sorted ones."""
+    place = bisect_left(numbers, number)
+    return place < len(numbers) and numbers[place] == number
+
+
+def _added_loss(earlier: dict[str, Any] | None, loss: dict[str, Any]) -> dict[str, Any]:
+    """Both losses of a class in one. Of the same folder they are one: a scan that forgets may stop half-way."""
+    if earlier is None:
+        return loss
+    if earlier["folder"] == loss["folder"]:
+        return earlier
+    return earlier | {"images": earlier["images"] + loss["images"]}
+
+
+def _outermost_missing(root: Path, folder: str) -> str:
+    """The outermost of a folder and those around it that is not there; the folder itself if it is."""
+    above = image_folder(folder)
+    while above and not _is_there(root / above):
+        folder, above = above, image_folder(above)
+    return folder
 
 
 def _image_row(dataset: Dataset, record: scanning.Record) -> DatasetImage:

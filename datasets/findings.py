@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -54,13 +55,11 @@ def refresh(dataset: Dataset, say: Say = lambda message: None) -> None:
         _save(dataset, found)
     say(JUDGING)
     dataset.write_conflicts()
-    per_patient = _images_per_patient(dataset)
-    # Without those of the classes, which follow from the counts: a team may rename or merge classes between two scans.
-    hints = quality.dataset_hints({}, list(per_patient.values()))
+    exclusions = _exclusions(dataset)
     dataset.quality = {
         "distributions": {name: distribution.to_json() for name, distribution in distributions.items()},
-        "hints": [hint.to_json() for hint in hints],
-        "patients": _patients_json(per_patient),
+        **_patient_figures(dataset),
+        "exclusions": exclusions,
         "pattern": dataset.pattern,
         "near_duplicates": clusters.to_json(dataset),
     }
@@ -226,11 +225,28 @@ def _save(dataset: Dataset, found: list[tuple[int, quality.Finding]]) -> None:
         )
 
 
+def _exclusions(dataset: Dataset) -> list[Any]:
+    """How many images a person left out, and when last: whatever is decided or taken back changes one of them."""
+    told = dataset.decisions.filter(action=Decision.Action.EXCLUDE).aggregate(
+        number=models.Count("pk"), last=models.Max("decided_at")
+    )
+    return [told["number"], told["last"].isoformat() if told["last"] else ""]
+
+
+def _patient_figures(dataset: Dataset) -> dict[str, Any]:
+    """Hints and figures of the patients. Hints of the classes follow from their counts: a team may rename or merge
+    classes between two scans."""
+    per_patient = _images_per_patient(dataset)
+    hints = quality.dataset_hints({}, list(per_patient.values()))
+    return {"hints": [hint.to_json() for hint in hints], "patients": _patients_json(per_patient)}
+
+
 def _images_per_patient(dataset: Dataset) -> dict[str, int]:
-    """Images of each patient, as far as DICOM files, a CSV column, folders or file names tell one."""
-    known = dataset.images.exclude(patient_key="").order_by()
+    """Images in use of each patient, as far as DICOM files, a CSV column, folders or file names tell one."""
+    images = dataset.images.included()
+    known = images.exclude(patient_key="").order_by()
     counted = dict(known.values_list("patient_key").annotate(models.Count("pk")))
-    paths = dataset.images.filter(patient_key="").order_by("path").values_list("path", flat=True)
+    paths = images.filter(patient_key="").order_by("path").values_list("path", flat=True)
     names = list(paths.iterator(2000))
     try:
         for named in patterns.patients(dataset.pattern, names):
@@ -312,7 +328,11 @@ class MeasureReport:
 
 @dataclass(frozen=True)
 class Report:
+    """excluded: images that a person left out; classes: images in use of each class, without these."""
+
     dataset: Dataset
+    excluded: int
+    classes: dict[str, int]
     hints: list[dict[str, str]]
     kinds: list[KindReport]
     measures: list[MeasureReport]
@@ -323,7 +343,8 @@ class Report:
             "dataset": self.dataset.pk,
             "name": self.dataset.name,
             "images": self.dataset.images_count,
-            "classes": self.dataset.counts,
+            "excluded": self.excluded,
+            "classes": self.classes,
             "hints": self.hints,
             "patients": self.patients,
             "findings": {
@@ -349,9 +370,8 @@ def report(dataset: Dataset) -> Report:
     ):
         counted.setdefault(code, {})[action] = count
     kinds = [_kind_report(dataset, code, kind, counted.get(code, {})) for code, kind in quality.CODES.items()]
-    figures = dataset.quality
-    if figures.get("pattern", "") != dataset.pattern:
-        figures = figures | {"hints": [PATIENTS_UNCOUNTED.to_json()], "patients": {}}
+    excluded, classes = _counts_in_use(dataset)
+    figures = dataset.quality | _patients_in_use(dataset)
     measures = [
         MeasureReport(name, quality.LABELS[name], distribution)
         for name, distribution in figures.get("distributions", {}).items()
@@ -364,8 +384,32 @@ def report(dataset: Dataset) -> Report:
             f"{patients['patients']:,} patients are known for {patients['images']:,} images: {patients['median']} "
             f"image{'' if patients['median'] == 1 else 's'} a patient in the middle, at most {patients['largest']}."
         )
-    hints = [hint.to_json() for hint in quality.dataset_hints(dataset.counts, [])] + figures.get("hints", [])
-    return Report(dataset, hints, kinds, measures, patients)
+    hints = [hint.to_json() for hint in quality.dataset_hints(classes, [])] + figures.get("hints", [])
+    return Report(dataset, excluded, classes, hints, kinds, measures, patients)
+
+
+def _patients_in_use(dataset: Dataset) -> dict[str, Any]:
+    """What is to be told of the patients instead of what the last scan counted; empty where that holds."""
+    figures = dataset.quality
+    if figures.get("pattern", "") != dataset.pattern:
+        return {"hints": [PATIENTS_UNCOUNTED.to_json()], "patients": {}}
+    if figures.get("exclusions", [0, ""]) != _exclusions(dataset):
+        # Somebody left images out, or took them back, since then.
+        return _patient_figures(dataset)
+    return {}
+
+
+def _counts_in_use(dataset: Dataset) -> tuple[int, dict[str, int]]:
+    """Images that a person left out, and the images of each class without them."""
+    if not _exclusions(dataset)[0]:
+        return 0, dataset.counts
+    left_out = dataset.images.with_exclusion().filter(excluded=True).order_by()
+    by_class = dict(left_out.values_list("class_name").annotate(models.Count("pk")))
+    used = Counter(dataset.counts)
+    for name, count in by_class.items():
+        if dataset.label_of(name) in used:
+            used[dataset.label_of(name)] -= count
+    return sum(by_class.values()), dict(used)
 
 
 def _kind_report(dataset: Dataset, code: str, kind: quality.Kind, counted: dict[str | None, int]) -> KindReport:

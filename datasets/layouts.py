@@ -264,15 +264,33 @@ def _problems(folder: Folder, reading: Reading, classes: Sequence[str], others: 
     yield from capped(reading.problems)
     if reading.labels and reading.match:
         yield from tables.check(reading.labels, reading.match, lambda: file_names(reading.files(folder)))
+        yield from _split_conflicts(reading.labels, reading.files(folder))
         if not classes or len(classes) < len(_labels_meant(reading)):
             unused = [name for name in _labels_meant(reading) if name not in classes]
             reason = f"No image has the class {', '.join(map(shortened, unused))}."
-            yield Problem(printable(reading.labels.table.path.name), reason, "no-images")
+            yield Problem(reading.labels.table.name, reason, "no-images")
     yield from _long_names(folder, reading)
     yield from _content_problems(folder, reading, others)
     if len(classes) == 1:
         reason = f"Only one class was found ({classes[0]}); a classifier needs at least two class folders."
         yield Problem(".", reason, "one-class")
+
+
+def _split_conflicts(labels: tables.Labels, folders: Sequence[FolderFiles]) -> list[Problem]:
+    """Images in the folder of one split whose row is in the CSV file of another."""
+    problems: list[Problem] = []
+    total = 0
+    for folder in folders if labels.table.has_splits else ():
+        for relative, _ in file_names([folder] if folder.source_split else []):
+            index = labels.table.find(relative)
+            if index is None or labels.table.split_of(index) == folder.source_split:
+                continue
+            total += 1
+            if len(problems) < MAX_LISTED:
+                says = f"{labels.table.row_of(index)} says {labels.table.split_of(index)}"
+                reason = f"The folder says {folder.source_split}, {says}; the folder's split is used."
+                problems.append(Problem(printable(relative), reason, "split-conflict"))
+    return capped(problems, total)
 
 
 def _labels_meant(reading: Reading) -> tuple[str, ...]:
@@ -301,6 +319,7 @@ def _content_problems(folder: Folder, reading: Reading, others: Sequence[Folder]
             yield Problem(printable(path_below(empty, folder)), reason, "no-images")
     for top in reading.tops:
         yield from _other_files(top, folder)
+    yield from capped(list(_drawings(folder, reading)))
     yield from _left_out(folder, reading, region)
     yield from _notices(region, folder)
 
@@ -315,13 +334,24 @@ def _other_files(top: Folder, base: Folder) -> Iterator[Problem]:
         yield Problem(printable(path_below(top, base)) or ".", reason, "other-files")
 
 
+def _drawings(folder: Folder, reading: Reading) -> Iterator[Problem]:
+    why = " by the answer to the question" if reading.choices else ""
+    for part in reading.parts:
+        if part.bare and part.folder.drawings:
+            images = counted(part.folder.drawings, "image")
+            reason = f"{images} named like drawings on the image beside them{why}, left out."
+            yield Problem(printable(path_below(part.folder, folder)) or ".", reason, "drawings")
+
+
 def _left_out(folder: Folder, reading: Reading, region: Sequence[Folder]) -> list[Problem]:
     used = {part.folder.path for part in reading.parts}
     chosen = "by the answer to the question" if reading.choices else ""
     problems = []
     for below in region:
         if below.images and below.path not in used:
-            where = chosen if _is_inside(below, reading.tops) and chosen else "outside the class folders"
+            inside = _is_inside(below, reading.tops)
+            drawn = inside and below.images == below.drawings and any(part.bare for part in reading.parts)
+            where = chosen if inside and chosen else "named like drawings" if drawn else "outside the class folders"
             reason = f"{counted(below.images, 'image')} {where}, left out."
             problems.append(Problem(printable(path_below(below, folder)) or ".", reason, "outside-classes"))
     return capped(problems)

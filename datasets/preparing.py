@@ -18,6 +18,8 @@ from .models import Dataset, Preparation, PreparedImage
 
 # Rows of the manifest in one transaction: others wait for the writer on SQLite.
 BATCH = 2000
+# Groups on both sides of the folders' division that are named by examples.
+STRADDLING_LISTED = 10
 
 
 @dataclass
@@ -117,7 +119,7 @@ def _plan(job: Preparation) -> _Plan:
     numbers = {key: number for number, key in enumerate(sorted(set(keys.keys)))}
     plan.splits, plan.groups = result.splits, [numbers[key] for key in keys.keys]
     plan.group_key, plan.group_description = keys.name, keys.description
-    plan.warnings = [*keys.warnings, *result.warnings]
+    plan.warnings = [*keys.warnings, *result.warnings, *_straddling(plan.paths, source_splits, result.straddling)]
     if plan.left_out.get("label-conflict"):
         plan.warnings.append(
             f"{plan.left_out['label-conflict']} images were left out: the same picture has two labels."
@@ -154,6 +156,15 @@ def _choose_images(job: Preparation, plan: _Plan) -> tuple[list[splitting.Row], 
         square = square and width == height
     plan.left_out = {reason: count for reason, count in left_out.items() if count}
     return rows, source_splits, square
+
+
+def _straddling(paths: list[str], sources: list[str], groups: list[list[int]]) -> Iterator[str]:
+    """The first groups that the folders had on several sides, each by a file of every side and never by its patient."""
+    if not groups:
+        return
+    listed = sorted(", ".join(f"{paths[row]} ({sources[row] or 'train'})" for row in group) for group in groups)
+    more = f" And {len(listed) - STRADDLING_LISTED} more." if len(listed) > STRADDLING_LISTED else ""
+    yield f"In several folder parts, by example files: {'; '.join(listed[:STRADDLING_LISTED])}.{more}"
 
 
 def _fit(job: Preparation, square: bool, warnings: list[str]) -> str:

@@ -449,6 +449,12 @@ CODES: Final[dict[str, Kind]] = {
         "The same pixels lie in this dataset under different labels. One of the labels must be wrong.",
         "Ask a reader which label is right, and leave the other copies out.",
     ),
+    "near-label-conflict": Kind(
+        "Nearly the same picture, different labels",
+        "Another file of this dataset seems to show the same picture turned, cropped, brightened or saved again, under "
+        "a different label. One of the labels is probably wrong. Nothing is left out for it.",
+        "Compare them. If it is one picture, ask a reader which label is right, and leave the other copies out.",
+    ),
     "check-label": Kind(
         "Label to be checked",
         "A trained model reads this image differently than its label says. The model or the label may be wrong.",

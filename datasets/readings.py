@@ -1,8 +1,9 @@
 """The ways to read a folder as a dataset: class folders, splits, studies, a CSV file; several where in doubt."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import DirEntry
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +23,9 @@ from datasets.names import (
     shortened,
     split_of,
     study_label,
+    words,
 )
-from datasets.survey import Folder, listing
+from datasets.survey import EVALUATION, Folder, is_evaluation, listing, picture_of
 
 # CSV files of one dataset that are read; the others are told.
 MAX_TABLES: Final = 20
@@ -71,18 +73,21 @@ class FolderFiles:
     count: int
     signature: str
     _labels: tables.Labels | None = field(default=None, repr=False, compare=False)
+    _without_drawings: bool = False
 
     def entries(self) -> Iterator[Candidate]:
         """The images as they are now, one by one, with what the CSV file says; those it leaves out are missing."""
-        for entry in listing(self.path):
+        for entry in self._listing():
             relative = f"{self.relative}/{entry.name}" if self.relative else entry.name
             class_name, patient, source = self.class_name, self.patient, self.patient_source
+            split = self.source_split
             if self._labels:
                 said = self._labels.apply(relative, class_name)
                 if said is None:
                     continue
                 class_name = said[0]
                 patient, source = (said[1], "csv") if said[1] else (patient, source)
+                split = split or self._labels.split(relative)
             size, mtime_ns = -1, -1
             try:
                 if entry.is_file(follow_symlinks=False):
@@ -90,13 +95,15 @@ class FolderFiles:
                     size, mtime_ns = status.st_size, status.st_mtime_ns
             except OSError:
                 pass  # gone since it was listed: whoever reads it will say so
-            yield Candidate(
-                self.path / entry.name, relative, class_name, self.source_split, patient, source, size, mtime_ns
-            )
+            yield Candidate(self.path / entry.name, relative, class_name, split, patient, source, size, mtime_ns)
 
     def _names(self) -> Iterator[tables.File]:
         below = f"{self.relative}/" if self.relative else ""
-        return ((below + entry.name, self.class_name) for entry in listing(self.path))
+        return ((below + entry.name, self.class_name) for entry in self._listing())
+
+    def _listing(self) -> Iterator[DirEntry[str]]:
+        entries = listing(self.path)
+        return (entry for entry in entries if picture_of(entry.name) is None) if self._without_drawings else entries
 
 
 # --- Folders ---------------------------------------------------------------------------------------------------------
@@ -104,7 +111,8 @@ class FolderFiles:
 
 def _divides(folder: Folder) -> bool:
     """Whether a folder divides a class without being one: a split, a patient, the images apart from their masks."""
-    return bool(split_of(folder.name) or patient_folder([folder.name]) or _is_kind(folder.name))
+    name = folder.name
+    return bool(folder.split or is_evaluation(name) or patient_folder([name]) or _is_kind(name))
 
 
 def _is_kind(name: str) -> bool:
@@ -125,12 +133,18 @@ def is_covered(folder: Folder, used: set[Path]) -> bool:
 
 @dataclass(frozen=True)
 class Part:
-    """A folder with images of one class ("" when a CSV file tells it). kind: the images or masks folder it is in."""
+    """A folder with images of one class ("" when a CSV file tells it). kind: the images or masks folder it is in.
+    bare: without the images that are named like drawings on others."""
 
     folder: Folder
     class_name: str
     split: str = ""
     kind: str = ""
+    bare: bool = False
+
+    @property
+    def images(self) -> int:
+        return self.folder.images - (self.folder.drawings if self.bare else 0)
 
 
 @dataclass(frozen=True)
@@ -181,7 +195,7 @@ class Reading:
         has_splits = any(part.split for part in self.parts)
         for part in self.parts:
             key = f"{part.split or 'no split'} / {part.class_name}" if has_splits else part.class_name
-            counts[key] += part.folder.images
+            counts[key] += part.images
         return dict(sorted(counts.items(), key=lambda item: exact_key(item[0])))
 
 
@@ -195,9 +209,10 @@ def _folder_files(part: Part, base: Folder, labels: tables.Labels | None) -> Fol
         source_split=part.split,
         patient=patient,
         patient_source="folder" if patient else "",
-        count=part.folder.images,
+        count=part.images,
         signature=part.folder.signature,
         _labels=labels,
+        _without_drawings=part.bare,
     )
 
 
@@ -207,7 +222,7 @@ def _parts(folder: Folder, class_name: str, split: str = "", kind: str = "") -> 
         yield Part(folder, class_name, split, kind)
     for child in folder.folders:
         below = child.name.casefold() if not kind and _is_kind(child.name) else kind
-        yield from _parts(child, class_name, split or split_of(child.name), below)
+        yield from _parts(child, class_name, split or child.split, below)
 
 
 def _names(folders: Iterable[Folder]) -> str:
@@ -219,7 +234,7 @@ class Structures:
 
     def __init__(self, tree: Folder):
         self.root = tree.path
-        self.tables: dict[Path, tables.Table | tables.TableError] = {}
+        self.tables: dict[tuple[tables.Source, ...], tables.Table | tables.TableError] = {}
 
     def readings(self, folder: Folder) -> list[Reading]:
         """All ways to read a folder, the suggested first; none for a folder that is no dataset."""
@@ -229,7 +244,8 @@ class Structures:
                 labelled
                 for reading in structure(folder)
                 for kind in _by_kind(reading)
-                for labelled in self._labelled(kind, folder)
+                for split in _by_evaluation(kind, folder)
+                for labelled in self._by_drawings(split, folder)
             ]
             if readings:
                 return _told_apart(readings)
@@ -250,7 +266,7 @@ class Structures:
 
     def _describes_itself(self, folder: Folder) -> bool:
         """Whether a CSV file in the folder sorts its images into classes: then it is a dataset, and not a class."""
-        read = (self._table(path, folder) for path in _table_paths(folder))
+        read = (self._table((tables.Source(path),), folder) for path in _table_paths(folder))
         return any(
             len(labelling.classes) > 1
             for table in read
@@ -340,13 +356,13 @@ class Structures:
         ]
 
     def _in_splits(self, folder: Folder) -> list[Reading]:
-        splits = [child for child in folder.filled if split_of(child.name) and self._classes_below(child)[0]]
+        splits = [child for child in folder.filled if child.split and self._classes_below(child)[0]]
         if not splits:
             return []
         classes, nested = [], False
         for split in splits:
             below, deeper = self._classes_below(split)
-            classes += [(split_of(split.name), child) for child in below]
+            classes += [(split.split, child) for child in below]
             nested = nested or deeper
         names = sorted({child.name.casefold(): child.name for _, child in reversed(classes)}.values(), key=exact_key)
         if len(names) > MAX_CLASSES:
@@ -396,11 +412,7 @@ class Structures:
         """Folders of studies that bear their label, in folders of patients, as in the MURA collection."""
         if not any(_holds_patients(child) for child in folder.filled):
             return []
-        parts = [
-            Part(below, study_label(below.name), _split_above(below, folder))
-            for below in folder.below()
-            if below.images
-        ]
+        parts = [Part(below, study_label(below.name), split) for below, split in _with_splits(folder) if below.images]
         labels = sorted({part.class_name for part in parts} - {""})
         if not 2 <= len(labels) <= MAX_CLASSES or not all(part.class_name for part in parts):
             return []
@@ -430,33 +442,103 @@ class Structures:
 
     # -- Labels: what CSV files add to a reading
 
-    def _table(self, path: Path, base: Folder) -> tables.Table | tables.TableError:
-        if path not in self.tables:
+    def _by_drawings(self, reading: Reading, folder: Folder) -> list[Reading]:
+        """Readings with their labels, without and with drawings that lie beside the images they are drawn on."""
+        everything, without = self._labelled(reading, folder), _without_drawings(reading)
+        if without is None:
+            return everything
+        name = shortened(next(part.folder.drawing for part in reading.parts if part.folder.drawing))
+        pictures = [
+            replace(found, because=f"{found.because}, without files such as {name}, which are named like drawings")
+            for found in self._labelled(without, folder)
+        ]
+        if [found.counts() for found in pictures] == [found.counts() for found in everything]:
+            # The CSV file sorts the images alone: there is nothing to ask.
+            return pictures
+        text = f"Some files, such as {name}, are named like drawings on the image beside them. Do they count as images?"
+        return [
+            *(found.chosen(Choice("drawings", text, "pictures", "The images without them")) for found in pictures),
+            *(found.chosen(Choice("drawings", text, "drawings", "All; they are radiographs")) for found in everything),
+        ]
+
+    def _table(self, sources: tuple[tables.Source, ...], base: Folder) -> tables.Table | tables.TableError:
+        if sources not in self.tables:
             try:
-                self.tables[path] = tables.read_table(path, base.path)
+                self.tables[sources] = tables.read_parts(sources, base.path)
             except tables.TableError as error:
-                self.tables[path] = error
-        return self.tables[path]
+                self.tables[sources] = error
+        return self.tables[sources]
+
+    def _tables(self, paths: Sequence[Path], base: Folder) -> tuple[list[tables.Table], list[Problem]]:
+        """The CSV files that can be read, those of the splits put together, and what is wrong with the others."""
+        found, problems = [], []
+        for sources in _by_split(paths):
+            table = self._table(sources, base)
+            if isinstance(table, tables.Table):
+                found.append(table)
+            elif len(sources) > 1:
+                names = _and([shortened(source.path.name) for source in sources])
+                reason = f"{names} are not read as one table with the split of each row. {table}"
+                problems.append(Problem(printable(sources[0].path.name), reason, "csv"))
+                single = self._tables_alone([source.path for source in sources], base)
+                found += single[0]
+                problems += single[1]
+            else:
+                problems.append(Problem(_name_below(sources[0].path, base), str(table), "csv"))
+        return found, problems
+
+    def _tables_alone(self, paths: Sequence[Path], base: Folder) -> tuple[list[tables.Table], list[Problem]]:
+        read = [(path, self._table((tables.Source(path),), base)) for path in paths]
+        wrong = [(path, table) for path, table in read if isinstance(table, tables.TableError)]
+        problems = [Problem(_name_below(path, base), str(error), "csv") for path, error in wrong]
+        return [table for _, table in read if isinstance(table, tables.Table)], problems
 
     def _labelled(self, reading: Reading, folder: Folder) -> list[Reading]:
         paths = _table_paths(folder, reading.images)
-        problems = []
+        read, problems = self._tables(paths[:MAX_TABLES], folder)
         matches: list[tables.Match] = []
-        for path in paths[:MAX_TABLES]:
-            table = self._table(path, folder)
-            name = printable(path.relative_to(folder.path).as_posix())
-            if isinstance(table, tables.TableError):
-                problems.append(Problem(name, str(table), "csv"))
-                continue
+        for table in read:
             found = tables.match(table, file_names(reading.files(folder)))
             if found.pairs or found.repeated:
                 matches.append(found)
-            else:
-                problems.append(Problem(name, "No row names an image of this dataset; the file is not used.", "csv"))
+                continue
+            problems += [
+                Problem(
+                    _name_below(source.path, folder),
+                    "No row names an image of this dataset; the file is not used.",
+                    "csv",
+                )
+                for source in table.sources
+            ]
         if len(paths) > MAX_TABLES:
             problems.append(Problem(".", f"{len(paths) - MAX_TABLES} more CSV files are not read.", "csv"))
         reading = replace(reading, problems=(*reading.problems, *problems))
         return _with_folders(reading, matches, paths) if reading.folder_classes else _with_rows(reading, matches)
+
+
+def _name_below(path: Path, base: Folder) -> str:
+    return printable(path.relative_to(base.path).as_posix())
+
+
+def _by_split(paths: Sequence[Path]) -> list[tuple[tables.Source, ...]]:
+    """The files of each table: train.csv and test.csv are one, as are labels_train.csv and labels_test.csv."""
+    groups: dict[tuple[Path, str], list[tables.Source]] = {}
+    for path in paths:
+        said = words(path.stem)
+        splits = [split for split in map(split_of, said) if split]
+        rest = " ".join(word for word in said if not split_of(word))
+        key, split = (f"split {rest}", splits[0]) if len(splits) == 1 else (path.name, "")
+        groups.setdefault((path.parent, key), []).append(tables.Source(path, split))
+    found: list[tuple[tables.Source, ...]] = []
+    for group in groups.values():
+        splits = [source.split for source in group]
+        apart = len(group) == 1 or len(set(splits)) < len(splits)
+        found += [(tables.Source(source.path),) for source in group] if apart else [tuple(group)]
+    return found
+
+
+def _and(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 def _table_paths(folder: Folder, images: Folder | None = None) -> list[Path]:
@@ -468,11 +550,14 @@ def _holds_patients(folder: Folder) -> bool:
     """Whether this is a patient's folder or patients' folders lie in it, under one more folder at most for a split."""
     if patient_folder([folder.name]) or any(patient_folder([child.name]) for child in folder.filled):
         return True
-    return bool(split_of(folder.name)) and any(_holds_patients(child) for child in folder.filled)
+    return bool(folder.split) and any(_holds_patients(child) for child in folder.filled)
 
 
-def _split_above(folder: Folder, base: Folder) -> str:
-    return next(filter(None, map(split_of, folder.path.relative_to(base.path).parts)), "")
+def _with_splits(folder: Folder, split: str = "") -> Iterator[tuple[Folder, str]]:
+    """The folder and all below it, each with the split it lies in."""
+    yield folder, split
+    for child in folder.folders:
+        yield from _with_splits(child, split or child.split)
 
 
 def _missing_classes(splits: Sequence[Folder], names: Sequence[str]) -> Iterator[Problem]:
@@ -503,6 +588,44 @@ def _by_kind(reading: Reading) -> list[Reading]:
     return readings
 
 
+def _by_evaluation(reading: Reading, folder: Folder) -> list[Reading]:
+    """Says which split a folder is taken for whose name does not tell it alone; two readings where that is open."""
+    used = {path for part in reading.parts for path in (part.folder.path, *part.folder.path.parents)}
+    unusual = [child for child in folder.below() if child.split and not split_of(child.name) and child.path in used]
+    if not unusual:
+        return [reading]
+    sure = {shortened(child.name): child.split for child in unusual if child.split != EVALUATION}
+    open_ = list(dict.fromkeys(shortened(child.name) for child in unusual if child.split == EVALUATION))
+    if not open_:
+        return [_with_splits_told(reading, sure)]
+    folders = _and([f"{name}/" for name in open_])
+    text = (
+        f"The names do not tell whether {folders} {'is' if len(open_) == 1 else 'are'} for validation or for the test."
+    )
+    readings = []
+    for split, label in (("test", "The final test"), ("validation", "Validation during the training")):
+        parts = tuple(replace(part, split=split) if part.split == EVALUATION else part for part in reading.parts)
+        told = _with_splits_told(replace(reading, parts=parts), sure | dict.fromkeys(open_, split))
+        choice = Choice(
+            "evaluation", f"{text} What are these images for?", f"evaluation-{split}", f"{folders}: {label}"
+        )
+        readings.append(told.chosen(choice))
+    return readings
+
+
+def _with_splits_told(reading: Reading, splits: Mapping[str, str]) -> Reading:
+    told = ", ".join(f"{name}/ counts as {split}" for name, split in splits.items())
+    return replace(reading, because=f"{reading.because} ({told})")
+
+
+def _without_drawings(reading: Reading) -> Reading | None:
+    """The same without images that are named like drawings on others; None where no such one lies beside its image."""
+    if not any(part.folder.drawing for part in reading.parts):
+        return None
+    parts = (replace(part, bare=True) for part in reading.parts)
+    return replace(reading, parts=tuple(part for part in parts if part.images))
+
+
 def _kind_name(kind: str) -> str:
     return f"{shortened(kind)}/" if kind else "the class folder itself"
 
@@ -524,7 +647,7 @@ def _with_folders(reading: Reading, matches: Sequence[tables.Match], paths: Sequ
         return [replace(reading, because=reading.because + beside)]
     (found, labelling), unused = ranked[0], ranked[1:]
     problems = [
-        Problem(printable(other.table.path.name), f"{found.table.path.name} is used instead.", "csv-unused")
+        Problem(other.table.name, f"{shortened(found.table.name)} is used instead.", "csv-unused")
         for other, _ in unused
     ]
     apart = labelling is not None and _are_apart(found, labelling)
@@ -533,7 +656,7 @@ def _with_folders(reading: Reading, matches: Sequence[tables.Match], paths: Sequ
     labelling = None if apart else labelling
     if labelling is None:
         reason = "No column tells the class; the folders' classes are used."
-        problems.append(Problem(printable(found.table.path.name), reason, "no-label-column"))
+        problems.append(Problem(found.table.name, reason, "no-label-column"))
     used = replace(reading, problems=(*reading.problems, *problems))
     return [_with_table(used, found, labelling, "both")]
 
@@ -544,10 +667,10 @@ def _are_apart(found: tables.Match, labelling: tables.Labelling) -> bool:
 
 
 def _folders_or_rows(reading: Reading, found: tables.Match, labelling: tables.Labelling) -> list[Reading]:
-    name = shortened(found.table.path.name)
+    name = shortened(found.table.name)
     _, share = found.disagreement(labelling)
     text = f"The folders and {name} name different classes for {share:.0%} of the images. Which one is right?"
-    by_folder = _with_table(reading, found, None, "folder")
+    by_folder = _with_table(reading, found, labelling, "folder")
     by_rows = _with_table(replace(reading, layout="images-csv"), found, labelling, "csv")
     title = shortened(labelling.value)
     return [
@@ -564,8 +687,8 @@ def _with_rows(reading: Reading, matches: Sequence[tables.Match]) -> list[Readin
             Choice(
                 "label-column",
                 "Several columns could be the class. Which one is it?",
-                f"{shortened(match.table.path.name)}:{shortened(labelling.value)}",
-                f"The column {shortened(labelling.value)} of {shortened(match.table.path.name)}",
+                f"{shortened(match.table.name)}:{shortened(labelling.value)}",
+                f"The column {shortened(labelling.value)} of {shortened(match.table.name)}",
             )
         )
         for match, labelling in sorted(found, key=lambda pair: not pair[1].by_name)
@@ -578,10 +701,14 @@ def _with_table(reading: Reading, found: tables.Match, labelling: tables.Labelli
     table = found.table
     unsorted = not reading.folder_classes or trust == "csv"
     labels = tables.use(table, labelling, trust, found, unsorted)
-    says = labelling.description if labelling else "labels from the folders"
+    says = labelling.description if labelling and trust != "folder" else "labels from the folders"
     if table.patient_column is not None:
         says += f", patients from the column {shortened(table.titles[table.patient_column])}"
-    because = f"{reading.because} and {shortened(table.path.name)} describes them ({says})"
+    if table.has_splits:
+        says += ", split of each row from the name of its file"
+    describes = "describe" if table.has_splits else "describes"
+    names = _and([shortened(source.path.name) for source in table.sources])
+    because = f"{reading.because} and {names} {describes} them ({says})"
     return replace(reading, because=because, labels=labels, match=found)
 
 

@@ -25,6 +25,9 @@ class DatasetSerializer(serializers.ModelSerializer):
     condition = serializers.SlugRelatedField(slug_field="slug", read_only=True)
     preparation = serializers.IntegerField(source="preparation.pk", read_only=True, allow_null=True, default=None)
     problems = serializers.ListField(source="listed_problems", child=serializers.DictField(), read_only=True)
+    vanished = serializers.ListField(
+        child=serializers.DictField(), read_only=True, help_text="class, folder and number of images that are gone"
+    )
     is_asking = serializers.BooleanField(read_only=True)
     is_read_only = serializers.BooleanField(read_only=True)
 
@@ -34,7 +37,7 @@ class DatasetSerializer(serializers.ModelSerializer):
             "id", "name", "condition", "layout", "layout_label", "because", "question", "answer", "is_asking",
             "source_classes", "source_counts", "class_choices", "classes", "positive_class", "ordinal",
             "unnamed_grades", "pattern", "synthetic", "counts", "images_count", "unreadable_count", "missing_count",
-            "problems_count", "problems", "digest", "state", "is_read_only", "scanned_at", "preparation",
+            "vanished", "problems_count", "problems", "digest", "state", "is_read_only", "scanned_at", "preparation",
         ]  # fmt: skip
         read_only_fields = fields
 

@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -24,6 +24,8 @@ LARGEST_PART: Final = 0.40
 SMALLEST_TRAIN: Final = 0.40
 MIN_IMAGES: Final = 10
 MIN_GROUPS: Final = 3
+# Of the test part of the folders, moved away: from here on its figures are no longer those of the published division.
+NOTICEABLE: Final = 0.05
 # With fewer patients of a class in a part, its figures say little of other patients.
 FEW_GROUPS: Final = 3
 MIN_VALIDATION_SHARE: Final = 0.05
@@ -91,7 +93,8 @@ class SplitResult:
     """Split of each row. moved: images that left the split of their folder because their group is also in train.
 
     shares: class -> split -> share of the class's images. deviation: the largest distance of such a share from what it
-    should be, over the parts that were dealt out here; 0 when all came with the folders.
+    should be, over the parts that were dealt out here; 0 when all came with the folders. straddling: for each group in
+    several parts of the folders, one row of each of these parts, train first.
     """
 
     splits: list[str]
@@ -99,6 +102,7 @@ class SplitResult:
     moved: int
     shares: dict[str, dict[str, float]]
     deviation: float
+    straddling: list[list[int]] = field(default_factory=list)
 
 
 # --- Which images belong together ------------------------------------------------------------------------------------
@@ -311,11 +315,11 @@ def split(
     table, of_row = _tabulate(labels, groups)
     _check(table)
     warnings: list[str] = []
-    moved = _honour_sources(table, of_row, source_splits, warnings)
+    moved, straddling = _honour_sources(table, of_row, source_splits, warnings)
     targets = _deal(table, seed, fractions)
     if _missing(table) and (moved or len(set(source_splits)) > 1):
         warnings[:] = ["The parts of the folders leave too few patients for the other parts; all was divided anew."]
-        moved, table.part = 0, np.full(len(table.groups), -1)
+        moved, straddling, table.part = 0, [], np.full(len(table.groups), -1)
         targets = _deal(table, seed, fractions)
     if missing := _missing(table):
         raise SplitError(
@@ -325,7 +329,7 @@ def split(
     deviation = _warn_of_shares(table, targets, warnings)
     _warn_of_few_groups(table, warnings)
     splits = [SPLITS[part] for part in table.part[of_row].tolist()]
-    return SplitResult(splits, warnings, moved, _shares(table), deviation)
+    return SplitResult(splits, warnings, moved, _shares(table), deviation, straddling)
 
 
 def check_fractions(train: float, validation: float, test: float) -> None:
@@ -455,31 +459,55 @@ def _warn_of_few_groups(table: _Table, warnings: list[str]) -> None:
 # --- Folders that bring their own division
 
 
-def _honour_sources(table: _Table, of_row: Numbers, source_splits: Sequence[str], warnings: list[str]) -> int:
-    """Fix the groups whose folder says where they belong; returns how many images had to leave their split."""
+def _honour_sources(
+    table: _Table, of_row: Numbers, source_splits: Sequence[str], warnings: list[str]
+) -> tuple[int, list[list[int]]]:
+    """Fix the groups whose folder says where they belong.
+
+    Returns how many images had to leave their split, and one row of each part for each group that was in several.
+    """
     number = {name: part for part, name in enumerate(SPLITS)}
     of_source = np.fromiter((number.get(name, 0) for name in source_splits), np.int64, len(of_row))
     images = np.zeros((len(table.groups), len(SPLITS)), np.int32)
     np.add.at(images, (of_row, of_source), 1)
     train, validation, test = images.sum(axis=0).tolist()
     if not validation and not test:
-        return 0
+        return 0, []
     if not train:
         warnings.append("The folders bring no training part, so all images were divided anew.")
-        return 0
+        return 0, []
     straddling = (images > 0).sum(axis=1) > 1
-    moved = int(images[straddling, 1:].sum())
+    _, from_validation, from_test = images[straddling].sum(axis=0).tolist()
     if straddling.any():
+        count = int(straddling.sum())
         warnings.append(
-            f"{straddling.sum()} patients (or source pictures) were in more than one folder part; "
-            f"their {moved} validation and test images were moved into train."
+            f"{count} patient{_s(count)} (or source picture{_s(count)}) {'was' if count == 1 else 'were'} in more than "
+            f"one folder part. Moved into train: {from_validation} validation and {from_test} test "
+            f"image{_s(from_test)}."
         )
     table.part = np.where(straddling, 0, images.argmax(axis=1))
     for part in (1, 2):
         _redraw_if_unfit(table, part, warnings)
+    if from_test >= NOTICEABLE * test and (table.part == 2).any():
+        warnings.append(
+            f"The test part of the folders shrank from {test} to {test - from_test} images, as {from_test} of them "
+            f"({_percent(from_test / test)}) were moved into train. Figures of this test part and published ones of "
+            "the whole do not compare."
+        )
     if table.open_parts():
         table.part[table.part == 0] = -1
-    return moved
+    return from_validation + from_test, _one_row_each(of_row, of_source, straddling)
+
+
+def _one_row_each(of_row: Numbers, of_source: Numbers, wanted: NDArray[np.bool_]) -> list[list[int]]:
+    """The first row of each part of the wanted groups."""
+    rows = np.flatnonzero(wanted[of_row])
+    places = of_row[rows] * len(SPLITS) + of_source[rows]
+    _, first = np.unique(places, return_index=True)
+    found: dict[int, list[int]] = {}
+    for row in rows[first].tolist():
+        found.setdefault(int(of_row[row]), []).append(row)
+    return list(found.values())
 
 
 def _redraw_if_unfit(table: _Table, part: int, warnings: list[str]) -> None:

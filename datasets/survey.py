@@ -3,16 +3,17 @@
 File names are never kept: a million files may lie in one folder. Links are not followed.
 """
 
+import heapq
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from datasets.names import MAX_LISTED, exact_key, harmless, is_image, printable
+from datasets.names import EXTENSIONS, MASK_WORDS, MAX_LISTED, exact_key, harmless, is_image, plain, printable, split_of
 
 # Folders inside folders; deeper ones are told and not read.
 MAX_DEPTH: Final = 64
@@ -23,6 +24,19 @@ STEP: Final = 2000
 # What nearly every image is called. One expression for all that is asked of a name: visible, harmless, an image.
 PLAIN_IMAGE: Final = re.compile(r"(?!\.|__MACOSX)[ -~]+\.(?:[jJ][pP][eE]?[gG]|[pP][nN][gG]|[dD][cC][mM])").fullmatch
 HIDDEN: Final = (".", "__MACOSX")
+# Parts of a split where another part lies beside them. The second ones may be for validation or for the test.
+HELD_OUT: Final = frozenset({"holdout", "heldout", "holdoutset", "heldoutset"})
+EVALUATION_WORDS: Final = frozenset({"eval", "evaluation", "evalset", "evaluationset"})
+EVALUATION: Final = "evaluation"
+# Drawings on an image that lie beside it: x_mask.png, x-segmentation 2.png or mask_x.png beside x.png.
+_MASK: Final = "|".join(sorted(MASK_WORDS | {"seg", "annotated"}, key=lambda word: (-len(word), word)))
+DRAWING: Final = re.compile(
+    rf"(.+?)[-_. ]{{1,3}}(?:{_MASK})(?:[-_. ]*\d+)?|(?:{_MASK})[-_. ]+(.+)", re.IGNORECASE
+).fullmatch
+# One of these is in every such name: looked for in thousands of names at once, which costs next to nothing.
+DRAWING_HINTS: Final = ("mask", "seg", "label", "annot", "overlay")
+# So many of them, the first by name, are asked for the image beside them.
+DRAWINGS_ASKED: Final = 20
 
 Progress = Callable[[int], None]
 
@@ -42,7 +56,9 @@ class Folder:
 
     images: files with the ending of an image. signature: hex digest over their names, sizes and modification times.
     others: number of other files by ending. notices: at most MAX_LISTED of each code, notice_counts: all of them.
-    total: images here and in all folders below.
+    total: images here and in all folders below. split: "train", "validation" or "test" by the name, EVALUATION where
+    name and neighbours do not tell which of the last two, "" for no part of a split. drawings: images that are named
+    like drawings on others; drawing: one of them beside the image it is drawn on, "" where none lies beside one.
     """
 
     path: Path
@@ -54,6 +70,9 @@ class Folder:
     notices: list[Notice] = field(default_factory=list)
     notice_counts: Counter[str] = field(default_factory=Counter)
     total: int = 0
+    split: str = ""
+    drawings: int = 0
+    drawing: str = ""
 
     @property
     def name(self) -> str:
@@ -102,6 +121,33 @@ def listing(path: Path) -> Iterator[os.DirEntry[str]]:
         return  # the survey has told it
 
 
+def picture_of(name: str) -> str | None:
+    """What the image is called, without ending, on which this one is a drawing by its name; None for no drawing.
+
+    >>> picture_of("x_mask.png")
+    'x'
+    """
+    match = DRAWING(name.rpartition(".")[0])
+    return (match[1] or match[2]) if match else None
+
+
+def is_evaluation(name: str) -> bool:
+    """Whether a folder's name says that no network is trained with its images, but for no certain split."""
+    return plain(name) in HELD_OUT | EVALUATION_WORDS
+
+
+def splits_of(names: Sequence[str]) -> list[str]:
+    """What `Folder.split` says of folders that lie beside each other."""
+    splits = [split_of(name) for name in names]
+    if not any(splits):
+        return splits
+    splits = ["test" if plain(name) in HELD_OUT else split for name, split in zip(names, splits, strict=True)]
+    # Where there is a part for one of the two, it is for the other.
+    other = {(True, False): "test", (False, True): "validation"}
+    evaluation = other.get(("validation" in splits, "test" in splits), EVALUATION)
+    return [evaluation if plain(name) in EVALUATION_WORDS else split for name, split in zip(names, splits, strict=True)]
+
+
 def _is_candidate(entry: os.DirEntry[str]) -> bool:
     name = entry.name
     if PLAIN_IMAGE(name):
@@ -118,6 +164,19 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _drawings(folder: Folder, lines: Sequence[str], first: Sequence[str]) -> list[str]:
+    """Count the drawings among the images; the first of all by name, which do not depend on the order of the files."""
+    names = [name for name in (line.partition("\0")[0] for line in lines) if picture_of(name) is not None]
+    folder.drawings += len(names)
+    return heapq.nsmallest(DRAWINGS_ASKED, [*first, *names])
+
+
+def _lies_beside(path: Path, stem: str) -> bool:
+    return any(
+        (path / f"{stem}{ending}").is_file() for extension in EXTENSIONS for ending in (extension, extension.upper())
+    )
+
+
 class _Walk:
     def __init__(self, on_progress: Progress | None):
         self.on_progress = on_progress
@@ -128,13 +187,18 @@ class _Walk:
         folder = Folder(path)
         digest = blake2b(digest_size=16)
         names: list[str] = []
+        drawings: list[str] = []
         try:
             with os.scandir(path) as entries:
                 for lines in self._lines(folder, entries, names):
-                    digest.update("".join(lines).encode())
+                    text = "".join(lines)
+                    digest.update(text.encode())
+                    if any(map(text.lower().__contains__, DRAWING_HINTS)):
+                        drawings = _drawings(folder, lines, drawings)
         except OSError as error:
             folder.notice("", f"The folder cannot be opened: {error.strerror}.", "unreadable")
         folder.signature = digest.hexdigest()
+        folder.drawing = next((name for name in drawings if _lies_beside(path, picture_of(name) or "")), "")
         folder.tables.sort(key=exact_key)
         folder.notices.sort(key=lambda notice: exact_key(notice.name))
         self._descend(folder, names, depth)
@@ -148,6 +212,9 @@ class _Walk:
             return
         names.sort(key=exact_key)
         folder.folders = [self.folder(folder.path / name, depth + 1) for name in names]
+        filled = folder.filled
+        for child, split in zip(filled, splits_of([child.name for child in filled]), strict=True):
+            child.split = split
 
     def _lines(self, folder: Folder, entries: Iterator[os.DirEntry[str]], names: list[str]) -> Iterator[list[str]]:
         """What the signature is made of, in handfuls. Subfolders' names go to `names`, all else to the folder.

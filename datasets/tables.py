@@ -1,6 +1,7 @@
 """CSV files that describe images: which column names the file, which ones could be its label, which one its patient.
 
-A table may have millions of rows, so it is read in passes and keeps per row its file's key and three numbers.
+A table may have millions of rows, so it is read in passes and keeps per row its file's key and a few numbers. One
+that lies in several files, train.csv and test.csv say, is read as one, which knows the part that each row belongs to.
 """
 
 import codecs
@@ -10,7 +11,8 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -44,6 +46,13 @@ MAX_UNNAMED_VALUES: Final = 20
 # Rows in which a column without a known name has to look like image names.
 SAMPLE: Final = 100
 CHUNK: Final = 1024**2
+# Columns of 0 and 1 of which one is set in all rows but so many are the classes, and these rows mistakes. Beyond the
+# first share that is asked; beyond the second the columns are findings, of which an image has any number.
+FEW_MISTAKES: Final = 0.05
+MANY_MISTAKES: Final = 0.2
+# Different values besides 0 and 1 in such a column; one with more is no such column.
+MAX_ODD_VALUES: Final = 5
+NO_LABEL: Final = "has no usable label"
 
 FILE_COLUMNS: Final = (
     "imageid",
@@ -97,7 +106,11 @@ TRUE_WORDS: Final = frozenset({"1", "1.0", "true", "yes", "y"})
 FALSE_WORDS: Final = frozenset({"", "0", "0.0", "false", "no", "n"})
 # "Uncertain" in the CheXpert and MIMIC collections: neither one nor the other.
 UNSURE_WORDS: Final = frozenset({"-1", "-1.0"})
+FLAG_WORDS: Final = TRUE_WORDS | FALSE_WORDS | UNSURE_WORDS
 EMPTY_WORDS: Final = frozenset({"", "nan", "n/a"})
+
+# Codes of what rows and folders say against each other, in the order in which they are told.
+CONTRARY: Final = ("label-conflict", "label-overruled", "row-mistake", "ambiguous-row", "no-label")
 
 File = tuple[str, str]  # (POSIX path below the dataset, class of its folder or "")
 
@@ -120,6 +133,17 @@ class Labelling:
     classes: tuple[str, ...]
     by_name: bool = True
     problems: tuple[Problem, ...] = ()
+    # What is wrong with a row without a label. one_hot: then it is wrong in a class folder too.
+    unlabelled: str = NO_LABEL
+    one_hot: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of a table. split: "train", "validation" or "test" where the table has a file for each; else ""."""
+
+    path: Path
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,6 +151,7 @@ class Repeat:
     """A further row of a file that says something else than the first, which is row `index` of the table."""
 
     index: int
+    source: int
     number: int
     file: str
     combination: int
@@ -138,12 +163,12 @@ class Table:
     """Rows by file. A file is found by its path or, shorter, by its name, with or without extension.
 
     titles: all columns. columns: those that could be the label; values: what is in each of them. combinations: the
-    different contents of these columns, as one number for each. keys: index of a row by its file. numbers,
-    combination_of, patient_of: line in the file, index into combinations and into patients of each row.
-    digest: of the file's content.
+    different contents of these columns, as one number for each. keys: index of a row by its file. numbers, source_of,
+    combination_of, patient_of: line in the file, index into sources, combinations and patients of each row.
+    digest: of the files' content and of the splits they stand for.
     """
 
-    path: Path
+    sources: tuple[Source, ...]
     titles: list[str]
     file_column: int
     patient_column: int | None
@@ -153,6 +178,7 @@ class Table:
     combinations: list[bytes] = field(default_factory=list)
     keys: dict[str, int] = field(default_factory=dict)
     numbers: "array[int]" = field(default_factory=lambda: array("L"))
+    source_of: "array[int]" = field(default_factory=lambda: array("B"))
     combination_of: "array[int]" = field(default_factory=lambda: array("L"))
     patient_of: "array[int]" = field(default_factory=lambda: array("L"))
     patients: list[str | None] = field(default_factory=lambda: [None])
@@ -167,10 +193,34 @@ class Table:
             key = key.split("/", 1)[1]
         return index
 
-    def tell(self, reason: str, code: str) -> None:
+    @property
+    def name(self) -> str:
+        """Of the file, or of all: "train.csv, test.csv". Printable."""
+        return ", ".join(printable(source.path.name) for source in self.sources)
+
+    @property
+    def has_splits(self) -> bool:
+        return len(self.sources) > 1
+
+    def file_of(self, index: int) -> str:
+        """Printable name of the file that a row is in."""
+        return printable(self.sources[self.source_of[index]].path.name)
+
+    def row(self, source: int, number: int) -> str:
+        """A row in words."""
+        return f"row {number} of {printable(self.sources[source].path.name)}" if self.has_splits else f"row {number}"
+
+    def row_of(self, index: int) -> str:
+        return self.row(self.source_of[index], self.numbers[index])
+
+    def split_of(self, index: int) -> str:
+        """The split that the file stands for in which the row is."""
+        return self.sources[self.source_of[index]].split
+
+    def tell(self, reason: str, code: str, source: Source | None = None) -> None:
         self.problem_counts[code] += 1
         if self.problem_counts[code] <= MAX_LISTED:
-            self.problems.append(Problem(printable(self.path.name), reason, code))
+            self.problems.append(Problem(printable(source.path.name) if source else self.name, reason, code))
 
     def cells(self, combination: int) -> dict[int, str]:
         """What is in the columns that could be the label, by column."""
@@ -202,8 +252,13 @@ class Labels:
         label = None if index in self.left_out else self.decide(self.table.combination_of[index], class_name)
         return (label, self.table.patients[self.table.patient_of[index]]) if label else None
 
+    def split(self, relative: str) -> str:
+        """The split of the file that the row of an image is in; "" where the table has one file for all."""
+        index = self.table.find(relative) if self.table.has_splits else None
+        return "" if index is None else self.table.split_of(index)
+
     def digest(self) -> str:
-        """Hex digest over the file's content and what is made of it; the same digest tells the same of every file."""
+        """Hex digest over the files' content and what is made of it; the same digest tells the same of every file."""
         made = (self.table.digest, self.labelling and self.labelling.value, self.trust, sorted(self.left_out))
         return blake2b(repr(made).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
 
@@ -285,7 +340,8 @@ def use(table: Table, labelling: Labelling | None, trust: str, found: Match, uns
         repeat.index
         for repeat in table.repeats
         if repeat.patient != table.patients[table.patient_of[repeat.index]]
-        or bare.of(repeat.combination) != bare.of(table.combination_of[repeat.index])
+        or table.sources[repeat.source].split != table.split_of(repeat.index)
+        or (trust != "folder" and bare.of(repeat.combination) != bare.of(table.combination_of[repeat.index]))
     }
     if unsorted:
         left_out.update(index for index, files in enumerate(found.seen) if files > 1)
@@ -308,7 +364,7 @@ def check(used: Labels, found: Match, files: Callable[[], Iterable[File]]) -> li
 
 
 def _missing(used: Labels, found: Match) -> list[Problem]:
-    name, problems = printable(used.table.path.name), []
+    name, problems = used.table.name, []
     for relative, folder in found.missing:
         kept = "the folder's class is used" if folder and used.trust != "csv" else "left out"
         problems.append(Problem(printable(relative), f"{name} has no row for this file; {kept}.", "no-row"))
@@ -322,68 +378,112 @@ def _of_code(table: Table, code: str) -> list[Problem]:
 def _repeat_problems(used: Labels) -> list[Problem]:
     table = used.table
     told = [
-        f"Rows {table.numbers[repeat.index]} and {repeat.number} say different things of {shortened(repeat.file)}; "
-        "left out."
+        (table.file_of(repeat.index), f"{_both_rows(table, repeat)} of {shortened(repeat.file)}; left out.")
         for repeat in table.repeats
         if repeat.index in used.left_out
     ]
-    return capped([Problem(printable(table.path.name), reason, "csv-conflict") for reason in told])
+    return capped([Problem(name, reason, "csv-conflict") for name, reason in told])
+
+
+def _both_rows(table: Table, repeat: Repeat) -> str:
+    if table.has_splits:
+        rows = f"{table.row_of(repeat.index)} and {table.row(repeat.source, repeat.number)}"
+        return f"{rows[0].upper()}{rows[1:]} say different things"
+    return f"Rows {table.numbers[repeat.index]} and {repeat.number} say different things"
 
 
 def _contrary(used: Labels, found: Match, files: Callable[[], Iterable[File]]) -> list[Problem]:
-    """Files that are left out because of their row."""
-    if not used.left_out and all(used.decide(combination, class_name) for class_name, combination in found.pairs):
+    """Files that are left out because of their row, or whose row says something else than their folder."""
+    pairs = {*found.pairs, *((name, used.table.combination_of[index]) for name, index in found.repeated)}
+    if not used.left_out and not any(_odd_pair(used, combination, name) for name, combination in pairs):
         return []
-    problems: dict[str, list[Problem]] = {"label-conflict": [], "ambiguous-row": [], "no-label": []}
+    problems: dict[str, list[Problem]] = {code: [] for code in CONTRARY}
     counts: Counter[str] = Counter()
     repeated = {repeat.index for repeat in used.table.repeats}
     for relative, class_name in files():
         index = used.table.find(relative)
-        why = None if index is None else _why_left_out(used, index, class_name, index in repeated)
+        why = None if index is None else _why_contrary(used, index, class_name, index in repeated)
         if why:
             code, reason = why
             counts[code] += 1
             if counts[code] <= MAX_LISTED:
                 problems[code].append(Problem(printable(relative), reason, code))
+    for listed in problems.values():
+        listed.sort(key=lambda problem: exact_key(problem.path))
     return [problem for code, listed in problems.items() for problem in capped(listed, counts[code])]
 
 
-def _why_left_out(used: Labels, index: int, class_name: str, repeated: bool) -> tuple[str, str] | None:
-    """Code and reason; None for a file that is used or whose rows have been told already."""
-    number, combination = used.table.numbers[index], used.table.combination_of[index]
+def _why_contrary(used: Labels, index: int, class_name: str, repeated: bool) -> tuple[str, str] | None:
+    """Code and reason; None for a file without a contradiction or whose rows have been told already."""
     if index in used.left_out:
-        reason = f"Row {number} fits several files; left out. Give each file's path in the CSV file."
+        row = used.table.row_of(index)
+        reason = f"{row[0].upper()}{row[1:]} fits several files; left out. Give each file's path in the CSV file."
         return None if repeated else ("ambiguous-row", reason)
-    if used.decide(combination, class_name):
+    odd = _odd_pair(used, used.table.combination_of[index], class_name)
+    if odd is None:
         return None
-    label = used.of(combination)
-    if label:
-        return "label-conflict", f"The folder says {class_name}, row {number} says {label}; left out."
-    return "no-label", f"Row {number} has no usable label; left out."
+    code, template = odd
+    reason = template.format(row=used.table.row_of(index))
+    return code, f"{reason[0].upper()}{reason[1:]}"
+
+
+def _odd_pair(used: Labels, combination: int, class_name: str) -> tuple[str, str] | None:
+    """What is wrong with a row of this combination for a file in a folder of this class: code, and reason with {row}
+    in the place of the row."""
+    label, decided = used.of(combination), used.decide(combination, class_name)
+    if label and class_name and label != class_name:
+        says = f"The folder says {_braced(class_name)}, {{row}} says {_braced(label)}"
+        if decided is None:
+            return "label-conflict", f"{says}; left out."
+        return "label-overruled", f"{says}; the {'folder' if used.trust == 'folder' else 'row'}'s class is used."
+    wrong = _braced(used.labelling.unlabelled) if used.labelling else NO_LABEL
+    if decided is None:
+        return "no-label", f"{{row}} {wrong}; left out."
+    if label is None and used.labelling and used.labelling.one_hot:
+        return "row-mistake", f"{{row}} {wrong}; the folder's class is used."
+    return None
+
+
+def _braced(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _orphans(table: Table, found: Match) -> list[Problem]:
     """Rows whose file is not there. Their file names are read again: keeping a million of them is not worth it."""
-    numbers = array("L", (table.numbers[index] for index, files in enumerate(found.seen) if not files))
-    wanted = set(numbers[:MAX_LISTED])
-    if not wanted:
-        return []
-    names: dict[int, str] = {}
+    unseen = array("L", (index for index, files in enumerate(found.seen) if not files))
+    wanted = {(table.source_of[index], table.numbers[index]) for index in unseen[:MAX_LISTED]}
+    names = {
+        (at, number): name
+        for at in sorted({at for at, _ in wanted})
+        for number, name in _file_names(table, at, {number for source, number in wanted if source == at})
+    }
+    problems = []
+    for index in unseen[:MAX_LISTED]:
+        number = table.numbers[index]
+        file = shortened(names.get((table.source_of[index], number), ""))
+        problems.append(
+            Problem(table.file_of(index), f"Row {number}: there is no file {file}".rstrip() + ".", "no-file")
+        )
+    return capped(problems, len(unseen))
+
+
+def _file_names(table: Table, at: int, wanted: set[int]) -> Iterator[tuple[int, str]]:
+    """What rows of one of the table's files name, with their numbers."""
+    left = len(wanted)
     try:
-        with _open(table.path) as file:
-            for number, line in _lines(file):
+        with _open(table.sources[at].path) as file:
+            lines = _lines(file)
+            header = next(lines, (0, []))[1]
+            same, title = header == table.titles, table.titles[table.file_column]
+            column = table.file_column if same else _order(header, [title])[0]
+            for number, line in lines:
                 if number in wanted:
-                    names[number] = _cell(line, table.file_column)
-                if len(names) == len(wanted):
+                    yield number, _cell(line, column)
+                    left -= 1
+                if not left:
                     break
     except (TableError, OSError):
         pass  # it changed or went away since; the number of the row is told all the same
-    name = printable(table.path.name)
-    problems = [
-        Problem(name, f"Row {number}: there is no file {shortened(names.get(number, ''))}".rstrip() + ".", "no-file")
-        for number in numbers[:MAX_LISTED]
-    ]
-    return capped(problems, len(numbers))
 
 
 # --- Which columns could be the label --------------------------------------------------------------------------------
@@ -401,9 +501,14 @@ def labellings(table: Table, classes: Sequence[str]) -> list[Labelling]:
     found = _distinct([_by_value(table, column, ()) for column in named])
     if found:
         return found
+    one_hot, mistakes = _one_hot(table)
+    if one_hot and mistakes <= FEW_MISTAKES * len(table.numbers):
+        return [one_hot]
+    first = [one_hot] if one_hot else []
     if flags:
-        return _flag_labellings(table, flags)
-    return [_by_value(table, column, (), by_name=False) for column in table.columns if _may_be_label(table, column)]
+        return [*first, *_flag_labellings(table, flags)]
+    others = [column for column in table.columns if _may_be_label(table, column)]
+    return [*first, *(_by_value(table, column, (), by_name=False) for column in others)]
 
 
 def _for_folders(table: Table, classes: Sequence[str], named: Sequence[int], flags: Sequence[int]) -> list[Labelling]:
@@ -413,7 +518,8 @@ def _for_folders(table: Table, classes: Sequence[str], named: Sequence[int], fla
     if fitting:
         return [min(fitting, key=lambda labelling: len(set(labelling.classes) - known))]
     spelling = {plain(name): name for name in classes}
-    yes = {column: spelling[plain(table.titles[column])] for column in flags if plain(table.titles[column]) in spelling}
+    near = _nearly_flags(table)
+    yes = {column: spelling[plain(table.titles[column])] for column in near if plain(table.titles[column]) in spelling}
     if yes:
         others = [name for name in classes if name not in yes.values()]
         return [_by_flags(table, yes, others[0] if len(classes) == 2 and len(others) == 1 else "")]
@@ -426,13 +532,47 @@ def _for_folders(table: Table, classes: Sequence[str], named: Sequence[int], fla
     return []
 
 
+def _one_hot(table: Table) -> tuple[Labelling | None, int]:
+    """The columns of 0 and 1 as the classes, where nearly every row sets one of them; and how many rows do not."""
+    columns = _nearly_flags(table)
+    bad = [number for number in range(len(table.combinations)) if not _sets_one(table.cells(number), columns)]
+    mistakes = _rows_of(table, bad)
+    if len(columns) < 2 or mistakes > _tolerated(table):
+        return None, 0
+    return _by_flags(table, {column: table.titles[column] for column in columns}, ""), mistakes
+
+
+def _nearly_flags(table: Table) -> list[int]:
+    """Columns of 0 and 1, also those in which a few rows hold something else."""
+    return [
+        column
+        for column, values in zip(table.columns, table.values, strict=True)
+        if _is_flag(values)
+        or (_could_be_flag(values) and table.titles[column] and _odd_rows(table, column) <= _tolerated(table))
+    ]
+
+
+def _odd_rows(table: Table, column: int) -> int:
+    """Rows with something else than 0, 1 or "uncertain" in a column."""
+    cells = ((number, table.cells(number)[column].casefold()) for number in range(len(table.combinations)))
+    return _rows_of(table, [number for number, cell in cells if cell not in FLAG_WORDS])
+
+
+def _rows_of(table: Table, combinations: Sequence[int]) -> int:
+    counts = Counter(table.combination_of) if combinations else Counter()
+    return sum(counts[combination] for combination in combinations)
+
+
+def _tolerated(table: Table) -> float:
+    return max(1, MANY_MISTAKES * len(table.numbers))
+
+
+def _sets_one(cells: Mapping[int, str], columns: Sequence[int]) -> bool:
+    said = [cells[column].casefold() for column in columns]
+    return sum(cell in TRUE_WORDS for cell in said) == 1 and FLAG_WORDS.issuperset(said)
+
+
 def _flag_labellings(table: Table, flags: Sequence[int]) -> list[Labelling]:
-    one_hot = len(flags) > 1 and all(
-        sum(table.cells(number)[column].casefold() in TRUE_WORDS for column in flags) == 1
-        for number in range(len(table.combinations))
-    )
-    if one_hot:
-        return [_by_flags(table, {column: table.titles[column] for column in flags}, "")]
     single = [
         _by_flags(table, {column: table.titles[column]}, f"not {table.titles[column]}", by_name=len(flags) == 1)
         for column in flags
@@ -460,7 +600,13 @@ def _is_flag(values: Sequence[str]) -> bool:
     said = {value.casefold() for value in values}
     # A column that says the same of every file tells nothing.
     both = bool(said & TRUE_WORDS) and bool(said & FALSE_WORDS)
-    return both and said <= TRUE_WORDS | FALSE_WORDS | UNSURE_WORDS
+    return both and said <= FLAG_WORDS
+
+
+def _could_be_flag(values: Iterable[str]) -> bool:
+    """Whether a column is one of 0 and 1, but for a few other values."""
+    said = {value.casefold() for value in values}
+    return bool(said & TRUE_WORDS) and bool(said & FALSE_WORDS) and len(said - FLAG_WORDS) <= MAX_ODD_VALUES
 
 
 def _may_be_label(table: Table, column: int) -> bool:
@@ -480,14 +626,18 @@ def _by_value(table: Table, column: int, classes: Sequence[str], by_name: bool =
 def _by_flags(table: Table, yes: Mapping[int, str], no: str, by_name: bool = True) -> Labelling:
     values = [_flag_label(table.cells(number), yes, no) for number in range(len(table.combinations))]
     titles = ", ".join(table.titles[column] for column in yes)
-    return _labelling(table, titles, titles, values, {*yes.values(), *([no] if no else [])}, by_name)
+    labelling = _labelling(table, titles, titles, values, {*yes.values(), *([no] if no else [])}, by_name)
+    if len(yes) < 2 or no:
+        return labelling
+    return replace(labelling, unlabelled=f"does not set exactly one of {shortened(titles)} to 1", one_hot=True)
 
 
 def _flag_label(cells: Mapping[int, str], yes: Mapping[int, str], no: str) -> str | None:
     said = {name: cells[column].casefold() for column, name in yes.items()}
     true = [name for name, value in said.items() if value in TRUE_WORDS]
-    if true or UNSURE_WORDS.intersection(said.values()):
-        return true[0] if len(true) == 1 else None
+    odd = not FLAG_WORDS.issuperset(said.values())
+    if true or odd or UNSURE_WORDS.intersection(said.values()):
+        return true[0] if len(true) == 1 and not odd else None
     return no or None
 
 
@@ -510,7 +660,7 @@ def _unusable_class(table: Table, name: str) -> Problem:
     if len(name) <= MAX_CLASS_NAME:
         reason = "has characters that cannot be shown"
     reason = f"The class name {shortened(name)} {reason}; its rows count as not labelled."
-    return Problem(printable(table.path.name), reason, "class-name")
+    return Problem(table.name, reason, "class-name")
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------
@@ -521,17 +671,25 @@ def read_table(path: Path, base: Path) -> Table:
 
     Raises TableError, with the reason in words, for files that do not describe images or cannot be read.
     """
+    return read_parts([Source(path)], base)
+
+
+def read_parts(sources: Sequence[Source], base: Path) -> Table:
+    """One table out of several CSV files with the same columns, in any order, each for one split.
+
+    Raises TableError like `read_table`, and where the columns differ.
+    """
     try:
-        with _open(path) as file:
-            return _read(path, file, f"{base.name.casefold()}/")
+        with ExitStack() as stack:
+            files = [stack.enter_context(_open(source.path)) for source in sources]
+            return _read(tuple(sources), files, f"{base.name.casefold()}/")
     except OSError as error:
         raise TableError(f"The CSV file cannot be read: {error.strerror}.") from error
 
 
-def _read(path: Path, file: BinaryIO, prefix: str) -> Table:
-    rows = _lines(file)
-    header = next(rows, (0, []))[1]
-    sample = [line for _, line in islice(rows, SAMPLE)]
+def _read(sources: tuple[Source, ...], files: Sequence[BinaryIO], prefix: str) -> Table:
+    header = next(_lines(files[0]), (0, []))[1]
+    sample = [line for _, _, line in islice(_rows(files, header), SAMPLE)]
     if not sample:
         raise TableError("The CSV file has no rows.")
     if len(header) > MAX_COLUMNS:
@@ -540,11 +698,36 @@ def _read(path: Path, file: BinaryIO, prefix: str) -> Table:
     if file_column is None:
         raise TableError(f"No column names the image files (columns: {printable(', '.join(header))[:200]}).")
     patient_column = _first_column([plain(title) for title in header], PATIENT_COLUMNS)
-    values = _values(_lines(file), {file_column, patient_column}, len(header))
-    table = Table(path, header, file_column, patient_column, [], [], _digest(file))
+    values = _values(_rows(files, header), {file_column, patient_column}, len(header))
+    table = Table(sources, header, file_column, patient_column, [], [], _digest(sources, files))
     _choose_columns(table, values)
-    _add_rows(table, _lines(file), prefix)
+    _add_rows(table, _rows(files, header), prefix)
     return table
+
+
+def _rows(files: Sequence[BinaryIO], header: Sequence[str]) -> Iterator[tuple[int, int, list[str]]]:
+    """The rows of all files, without their headers: index of the file, number of the line, and the cells in the order
+    of `header`."""
+    for at, file in enumerate(files):
+        lines = _lines(file)
+        own = next(lines, (0, []))[1]
+        if own == header or not own:
+            yield from ((at, number, line) for number, line in lines)
+        else:
+            order = _order(own, header)
+            if len(own) != len(header):
+                raise TableError("The columns of the CSV files differ.")
+            yield from ((at, number, [_cell(line, column) for column in order]) for number, line in lines)
+
+
+def _order(own: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Where in the file's own header the wanted titles are."""
+    titles = [plain(title) for title in own]
+    places = [_first_column(titles, [plain(title)]) for title in wanted]
+    found = [place for place in places if place is not None]
+    if len(set(found)) < len(wanted):
+        raise TableError("The columns of the CSV files differ.")
+    return found
 
 
 def _file_column(header: Sequence[str], sample: Sequence[Sequence[str]]) -> int | None:
@@ -556,11 +739,12 @@ def _file_column(header: Sequence[str], sample: Sequence[Sequence[str]]) -> int 
     return shares.index(best) if best >= 0.9 else None
 
 
-def _values(lines: Iterator[tuple[int, list[str]]], others: set[int | None], width: int) -> dict[int, dict[str, int]]:
+def _values(
+    rows: Iterator[tuple[int, int, list[str]]], others: set[int | None], width: int
+) -> dict[int, dict[str, int]]:
     """The different values of each column, with a number for each; columns with too many are left out."""
     found: dict[int, dict[str, int]] = {column: {} for column in range(width) if column not in others}
-    next(lines, None)
-    for _, line in lines:
+    for _, _, line in rows:
         for column in tuple(found):
             values = found[column]
             cell = line[column].strip() if column < len(line) else ""
@@ -580,21 +764,21 @@ def _choose_columns(table: Table, values: Mapping[int, Mapping[str, int]]) -> No
             table.tell(f"{reason}it is not used as the class.", "label-column")
     named = [column for column in values if titles[column] in LABEL_COLUMNS]
     flags = [column for column, found in values.items() if _is_flag(list(found))]
+    near = [column for column, found in values.items() if flags and _could_be_flag(found)]
     others = [column for column, found in values.items() if 2 <= len(found) <= MAX_UNNAMED_VALUES + 1]
-    chosen = sorted({*named, *flags}) or others
+    chosen = sorted({*named, *flags, *near}) or others
     table.columns = chosen[:MAX_LABEL_COLUMNS]
     table.values = [list(values[column]) for column in table.columns]
 
 
-def _add_rows(table: Table, lines: Iterator[tuple[int, list[str]]], prefix: str) -> None:
+def _add_rows(table: Table, rows: Iterator[tuple[int, int, list[str]]], prefix: str) -> None:
     codes = [{value: code for code, value in enumerate(values)} for values in table.values]
     combinations: dict[bytes, int] = {}
     patients: dict[str | None, int] = {None: 0}
-    next(lines, None)
-    for number, line in lines:
+    for source, number, line in rows:
         file = _cell(line, table.file_column)
         if not file:
-            table.tell(f"Row {number} names no file.", "csv-row")
+            table.tell(f"Row {number} names no file.", "csv-row", table.sources[source])
             continue
         content = bytes(known.get(_cell(line, column), 0) for column, known in zip(table.columns, codes, strict=True))
         combination = combinations.setdefault(content, len(combinations))
@@ -602,11 +786,16 @@ def _add_rows(table: Table, lines: Iterator[tuple[int, list[str]]], prefix: str)
         index = table.keys.setdefault(file_key(file).removeprefix(prefix), len(table.numbers))
         if index == len(table.numbers):
             table.numbers.append(number)
+            table.source_of.append(source)
             table.combination_of.append(combination)
             table.patient_of.append(patients.setdefault(patient, len(patients)))
-        elif (table.combination_of[index], table.patient_of[index]) != (combination, patients.get(patient)):
-            table.repeats.append(Repeat(index, number, file, combination, patient))
+        elif _says(table, index) != (table.sources[source].split, combination, patients.get(patient)):
+            table.repeats.append(Repeat(index, source, number, file, combination, patient))
     table.combinations, table.patients = list(combinations), list(patients)
+
+
+def _says(table: Table, index: int) -> tuple[str, int, int]:
+    return table.split_of(index), table.combination_of[index], table.patient_of[index]
 
 
 def file_key(name: str) -> str:
@@ -634,11 +823,13 @@ def _open(path: Path) -> BinaryIO:
         raise TableError(f"The CSV file cannot be opened: {error.strerror}.") from error
 
 
-def _digest(file: BinaryIO) -> str:
-    file.seek(0)
+def _digest(sources: Sequence[Source], files: Sequence[BinaryIO]) -> str:
     content = blake2b(digest_size=16)
-    while chunk := file.read(CHUNK):
-        content.update(chunk)
+    for source, file in zip(sources, files, strict=True):
+        content.update(f"\0{source.split}\0".encode() if source.split else b"")
+        file.seek(0)
+        while chunk := file.read(CHUNK):
+            content.update(chunk)
     return content.hexdigest()
 
 

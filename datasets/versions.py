@@ -29,8 +29,30 @@ def find_version(dataset: Dataset, name: str) -> Preparation | Dataset:
 
 
 def compare_versions(old: Preparation | Dataset, new: Preparation | Dataset) -> Comparison:
-    """What was added, removed, relabelled, moved or has other pixels."""
-    return compare(_entries(old), _entries(new))
+    """What was added, removed, relabelled, renamed, moved or has other pixels."""
+    return compare(_entries(old), _entries(new), renamed=_renamed(old, new))
+
+
+def _renamed(old: Preparation | Dataset, new: Preparation | Dataset) -> dict[str, str]:
+    """Classes of the old version that were renamed or merged by choice: what they are called in the new one.
+
+    One that was parted again has no single new name: its images are relabelled.
+    """
+    found = {}
+    for name in old.classes:
+        targets = {new.class_choices.get(source, source) for source in _sources(name, old)} - {""}
+        if len(targets) == 1:
+            found[name] = targets.pop()
+    return found
+
+
+def _sources(name: str, version: Preparation | Dataset) -> set[str]:
+    """The classes found that make up a class of the version."""
+    dataset = version.dataset if isinstance(version, Preparation) else version
+    chosen = {source for source, target in version.class_choices.items() if target == name}
+    # Versions know only the choices that change a name; a class may be one that was found under that name, too.
+    own = name not in version.class_choices and (not chosen or name in dataset.source_classes)
+    return chosen | {name} if own else chosen
 
 
 def _entries(version: Preparation | Dataset) -> Iterator[tuple[str, str, str]]:

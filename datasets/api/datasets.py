@@ -131,7 +131,10 @@ class DatasetViewSet(ReadOnlyModelViewSet):
     )
     @action(detail=True, methods=["get"], filter_backends=[])
     def compare(self, request: Request, pk: Any = None) -> Response:
-        """What was added, removed, relabelled, moved or has other pixels between two versions of the dataset."""
+        """What was added, removed, relabelled, moved or has other pixels between two versions of the dataset.
+
+        `renamed`: classes that a choice of the team gave another name; their images are no relabelled ones.
+        """
         dataset = self.get_object()
         old = request.query_params.get("from") or newest_version(dataset)
         new = request.query_params.get("to") or NOW

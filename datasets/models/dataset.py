@@ -31,6 +31,7 @@ PROBLEMS_LISTED = 1000
 # File names that the live preview of a pattern looks at; enough to judge it, few enough to be quick.
 NAMES_PREVIEWED = 5000
 LABEL_CONFLICT = "label-conflict"
+NEAR_CONFLICT = "near-label-conflict"
 # Written by trainings, not by scans; a scan leaves them alone.
 CHECK_LABEL = "check-label"
 # Findings about copies, and what copies of one picture have in common.
@@ -138,11 +139,20 @@ class Dataset(models.Model):
         return bool(self.question) and not self.answer
 
     @property
+    def vanished(self) -> list[dict[str, Any]]:
+        """Classes of which the last scans forgot images together with their folder, or all: class, folder, images.
+
+        Told until the folder comes back or somebody accepts the loss.
+        """
+        found: list[dict[str, Any]] = self.quality.get("vanished", [])
+        return found
+
+    @property
     def listed_problems(self) -> list[dict[str, str]]:
-        """The first problems: those of folders and CSV files, then those of single files."""
-        room = PROBLEMS_LISTED - len(self.problems)
-        files = self.file_problems.values("path", "reason")[: max(room, 0)]
-        return [*self.problems[:PROBLEMS_LISTED], *files]
+        """The first problems: what vanished, those of folders and CSV files, then those of single files."""
+        first = [*(_vanished_problem(loss) for loss in self.vanished), *self.problems][:PROBLEMS_LISTED]
+        files = self.file_problems.values("path", "reason")[: PROBLEMS_LISTED - len(first)]
+        return [*first, *files]
 
     @property
     def preparation(self) -> "Preparation | None":
@@ -314,14 +324,21 @@ class Dataset(models.Model):
             audit.record("dataset.choose_answer", self, actor=by, before=before, after={"answer": value})
 
     def accept_missing(self, *, by: Any) -> None:
-        """Confirm that the images which are not there any more were removed on purpose; the next scan forgets them."""
+        """Confirm that the images which are not there any more were removed on purpose; the next scan forgets them.
+
+        Those that a scan has forgotten already, because they were few, are not told any more.
+        """
         with transaction.atomic():
             self.lock()
-            if not self.missing_count:
+            vanished = self.vanished
+            if not self.missing_count and not vanished:
                 raise JobError("No images of this dataset are missing.")
-            audit.record("dataset.accept_missing", self, actor=by, before={"missing": self.missing_count})
-            self.missing_accepted = True
-            self.save(update_fields=["missing_accepted"])
+            before = {"missing": self.missing_count} | ({"vanished": vanished} if vanished else {})
+            audit.record("dataset.accept_missing", self, actor=by, before=before)
+            self.missing_accepted = self.missing_count > 0
+            self.quality = {name: told for name, told in self.quality.items() if name != "vanished"}
+            self.problems_count = max(self.problems_count - len(vanished), 0)
+            self.save(update_fields=["missing_accepted", "quality", "problems_count"])
 
     # -- Findings, and decisions about many of them
 
@@ -410,9 +427,9 @@ class Dataset(models.Model):
         return {pk for conflict in self._conflicts() for pk in conflict.left_out()}
 
     def write_conflicts(self, digest: str = "") -> None:
-        """Write anew which images bear another label than equal pixels elsewhere in the dataset.
+        """Write anew which images bear another label than equal, or nearly equal, pixels elsewhere in the dataset.
 
-        digest: only for images with these pixels.
+        digest: only for images with these pixels and their near-duplicates.
         """
         with transaction.atomic():
             self.lock("class_choices")
@@ -426,6 +443,35 @@ class Dataset(models.Model):
                 ],
                 batch_size=BATCH,
             )
+            self._write_near_conflicts(digest)
+
+    def _write_near_conflicts(self, digest: str) -> None:
+        images = self.images.exclude(cluster=None)
+        old = self.findings.filter(code=NEAR_CONFLICT)
+        if digest:
+            clusters = list(images.filter(digest=digest).order_by().values_list("cluster", flat=True).distinct())
+            images, old = images.filter(cluster__in=clusters), old.filter(image__cluster__in=clusters)
+        old.delete()
+        self.findings.bulk_create(
+            [
+                self.findings.model(dataset=self, image_id=pk, code=NEAR_CONFLICT, detail=detail[:400])
+                for group in self._mixed_clusters(images.included())
+                for pk, detail in _near_conflicts(group)
+            ],
+            batch_size=BATCH,
+        )
+
+    def _mixed_clusters(self, images: models.QuerySet) -> Iterator[list[tuple[str, int, str, str]]]:
+        """(path, number, digest, label) of near-duplicates that lie in several classes, cluster by cluster."""
+        several = images.order_by().values("cluster").annotate(n=models.Count("class_name", distinct=True))
+        groups: dict[int, list[tuple[str, int, str, str]]] = {}
+        rows = images.filter(cluster__in=several.filter(n__gt=1).values("cluster"))
+        columns = ("cluster", "path", "pk", "digest", "class_name")
+        for cluster, path, pk, pixels, name in rows.order_by().values_list(*columns).iterator(2000):
+            # A dropped class contradicts nothing.
+            if label := self.label_of(name):
+                groups.setdefault(cluster, []).append((path, pk, pixels, label))
+        yield from (sorted(group) for group in groups.values())
 
     def _conflicts(self, digest: str = "") -> "Iterator[_Conflict]":
         images = self.images.included().filter(**({"digest": digest} if digest else {}))
@@ -488,6 +534,26 @@ class _Conflict:
             yield pk, f"The same pixels are labelled {label} here and differently in {others[0]}{more}.{settled}"
 
 
+def _near_conflicts(group: Sequence[tuple[str, int, str, str]]) -> Iterator[tuple[int, str]]:
+    """(number, what is wrong in words) of near-duplicates with another label; equal pixels are told as such."""
+    first: dict[str, list[tuple[str, str]]] = {}
+    for path, _, pixels, label in group:
+        # Two of each label with different pixels are enough to find one that differs from any image.
+        known = first.setdefault(label, [])
+        if len(known) < 2 and pixels not in {digest for _, digest in known}:
+            known.append((path, pixels))
+    for _, pk, pixels, label in group:
+        others = [
+            (path, other)
+            for other, known in first.items()
+            for path, digest in known
+            if other != label and digest != pixels
+        ]
+        if others:
+            path, other = min(others)
+            yield pk, f"Labelled {label} here, and nearly the same picture {path} is labelled {other}."
+
+
 def checked_reason(code: str, reason: str, codes: Collection[str]) -> str:
     """The reason for a decision as it is stored. Raises JobError when there is none, or no such finding."""
     if code not in codes:
@@ -535,6 +601,15 @@ def _checked_choices(source_classes: Sequence[str], choices: Mapping[str, str]) 
     if len(used_classes(source_classes, cleaned)) < 2 <= len(source_classes):
         raise JobError("A classifier needs at least two classes.", "Keep two classes that are not merged.")
     return {name: target for name, target in cleaned.items() if target != name}
+
+
+def _vanished_problem(loss: Mapping[str, Any]) -> dict[str, str]:
+    reason = (
+        f"The class {loss['class']} lost {loss['images']:,} image{'' if loss['images'] == 1 else 's'}: files that "
+        "earlier scans knew, here or in other folders, are not there any more, nor were they moved within the "
+        "dataset. Bring them back and scan again; if they were removed on purpose, say so under Overview."
+    )
+    return {"path": printable(loss["folder"]) or ".", "reason": reason}
 
 
 def patient_key(patient: str) -> str:

@@ -1,14 +1,18 @@
 """A later scan looks only at what changed, forgets nothing that may come back, and goes on where another stopped."""
 
+import json
 import os
 import shutil
 import signal
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 
 from datasets import cataloguing, decoding, layouts
 from datasets.models import Dataset, DatasetImage, Decision, FileProblem, Preparation, Scan, ScannedFolder, patient_key
@@ -143,6 +147,7 @@ def test_a_renamed_class_folder_is_another_class_and_leaves_no_rows_behind(folde
     assert dataset.counts == {"HEALTHY": 60, "PNEUMONIA": 60}
     assert (dataset.state, dataset.missing_count, dataset.images.count()) == ("present", 0, 120)
     assert set(dataset.folders.values_list("path", flat=True)) == {"HEALTHY", "PNEUMONIA"}
+    assert dataset.vanished == [], "they were moved"
 
 
 def test_a_corrected_csv_relabels_without_reading_and_its_missing_rows_take_images_out(settings, monkeypatch):
@@ -418,6 +423,100 @@ def test_a_small_loss_is_a_removal(folder):
         (folder / f"NORMAL/{number}.png").unlink()
     scan()
     assert (only().state, only().images.count()) == ("present", 61)
+
+
+@pytest.fixture
+def three_classes(folder):
+    """60, 60 and 20 images: too few of any class for its loss to be taken for a folder that is not mounted."""
+    fill(folder, 60)
+    for number in range(20):
+        save(folder / f"COVID/{number}.png", encode(noise(30_000 + number, 12, 16), "PNG"))
+    scan()
+    return folder
+
+
+COVID = {"class": "COVID", "folder": "COVID", "images": 20}
+
+
+def test_a_class_folder_that_is_gone_is_told_with_its_class_and_number_until_it_is_back(three_classes, settings):
+    away = settings.DATASET_ROOT.with_name("away")
+    shutil.move(three_classes / "COVID", away)
+    for _ in range(2):
+        scan()
+        dataset = only()
+        assert (dataset.state, dataset.classes, dataset.images_count) == ("present", ["NORMAL", "PNEUMONIA"], 120)
+        assert dataset.vanished == [COVID]
+        assert dataset.problems_count == len(dataset.listed_problems) == 1
+        assert dataset.listed_problems[0]["path"] == "COVID"
+        assert "The class COVID lost 20 images" in dataset.listed_problems[0]["reason"]
+    save(three_classes / "NORMAL/new.png", encode(noise(500), "PNG"))
+    scan()
+    assert only().vanished == [COVID]
+    shutil.move(away, three_classes / "COVID")
+    scan()
+    assert (only().vanished, only().listed_problems, only().images_count) == ([], [], 141)
+
+
+def test_a_loss_of_a_class_is_in_the_json_of_the_scan_and_on_the_page_where_it_can_be_accepted(
+    three_classes, client, alice, team
+):
+    dataset = only()
+    dataset.condition.team = team
+    dataset.condition.save()
+    shutil.rmtree(three_classes / "COVID")
+    out = StringIO()
+    call_command("scan_dataset", json=True, stdout=out)
+    told = json.loads(out.getvalue())["datasets"][0]
+    assert told["vanished"] == [COVID]
+    assert [problem["path"] for problem in told["problems"]] == ["COVID"]
+    client.force_login(alice)
+    assert "20 of class COVID" in client.get(dataset.get_absolute_url()).content.decode()
+    assert client.get(reverse("api:dataset-detail", args=[dataset.pk])).json()["vanished"] == [COVID]
+    client.post(reverse("datasets:missing-accept", args=[dataset.pk]))
+    assert (only().vanished, only().problems_count, only().missing_accepted) == ([], 0, False)
+    assert AuditEntry.objects.get(action="dataset.accept_missing").before == {"missing": 0, "vanished": [COVID]}
+    assert "of class COVID" not in client.get(dataset.get_absolute_url()).content.decode()
+
+
+def test_a_part_of_a_class_that_lay_in_one_folder_is_told_and_single_files_are_not(folder):
+    for part in ("train", "test"):
+        fill(folder / part, 6, name=part + "{}.png")
+    scan()
+    (folder / "train/NORMAL/train0.png").unlink()
+    scan()
+    assert only().vanished == []
+    shutil.rmtree(folder / "test/NORMAL")
+    scan()
+    assert only().vanished == [{"class": "NORMAL", "folder": "test/NORMAL", "images": 6}]
+
+
+def test_images_of_a_vanished_folder_that_were_moved_are_no_loss(three_classes):
+    for number in range(5):
+        (three_classes / f"COVID/{number}.png").rename(three_classes / f"NORMAL/was covid {number}.png")
+    shutil.rmtree(three_classes / "COVID")
+    scan()
+    assert only().vanished == [COVID | {"images": 15}]
+
+
+def test_a_loss_that_a_person_accepted_is_not_told_again(folder, alice):
+    fill(folder, 20)
+    scan()
+    add_rows(only(), 150, "NORMAL/archive")
+    save(folder / "PNEUMONIA/new.png", encode(noise(500), "PNG"))
+    scan()
+    only().accept_missing(by=alice)
+    scan()
+    assert (only().images.count(), only().vanished) == (41, [])
+
+
+def test_a_loss_is_counted_once_although_the_scan_that_forgot_it_was_cancelled(three_classes, monkeypatch, alice):
+    shutil.rmtree(three_classes / "COVID")
+    monkeypatch.setattr(cataloguing, "BATCH", 5)
+    monkeypatch.setattr("xrayplatform.jobs.REPORT_EVERY_SECONDS", 0)
+    cancel_at("5 of 20 images that are gone forgotten", alice)
+    assert only().images.filter(class_name="COVID").count() < 20
+    scan()
+    assert only().vanished == [COVID]
 
 
 def test_a_folder_that_may_not_be_entered_any_more_does_not_end_the_scan(folder, monkeypatch):

@@ -14,13 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datasets.layouts import FoundDataset, find_datasets, folder_problems
+from datasets.survey import picture_of
 from datasets.tables import TableError, labellings, match, read_table, use
 
 FOLDERS = st.sampled_from([
     "train", "Valid", "test", "NORMAL", "normal", "SICK", "PNEUMONIA", "bacteria", "images", "masks", "patient1",
-    "patient2", "study1_negative", "study2_positive", "ARM", "CHEST", "study", "older", "0", "1", "2",
+    "patient2", "study1_negative", "study2_positive", "ARM", "CHEST", "study", "older", "0", "1", "2", "eval",
+    "holdout",
 ])  # fmt: skip
-FILES = st.sampled_from(["1.png", "2.png", "3.JPG", "4.dcm", "notes.txt", ".hidden.png", "two\nlines.png"])
+FILES = st.sampled_from([
+    "1.png", "2.png", "3.JPG", "4.dcm", "1_mask.png", "2-seg 1.JPG", "notes.txt", ".hidden.png", "two\nlines.png",
+])  # fmt: skip
 CELLS = st.sampled_from(["NORMAL", "sick", "0", "1", "-1", "", "P1", "P2", 'a"b', "x,y", "é;", "nan", "2.0"])
 TITLES = st.sampled_from(["file", "label", "diagnosis", "fractured", "hand", "patient_id", "view", "SICK"])
 
@@ -29,7 +33,9 @@ TITLES = st.sampled_from(["file", "label", "diagnosis", "fractured", "hand", "pa
 def csv_files(draw: st.DrawFn) -> bytes:
     """A table in one of the usual encodings and delimiters, sometimes with repeated rows, sometimes cut or dirty."""
     titles = ["image_id", *draw(st.lists(TITLES, max_size=4, unique=True))]
-    names = st.sampled_from(["1.png", "2", "3.jpg", "images/1.png", "NORMAL/2.png", "SICK\\4.dcm", "gone.png", ""])
+    names = st.sampled_from(
+        ["1.png", "2", "3.jpg", "images/1.png", "NORMAL/2.png", "SICK\\4.dcm", "gone.png", "1_mask", ""]
+    )
     values = draw(st.sampled_from([st.sampled_from("01"), st.sampled_from(["NORMAL", "sick"]), CELLS]))
     rows = [[draw(names), *draw(st.lists(values, max_size=5))] for _ in range(draw(st.integers(0, 6)))]
     buffer = io.StringIO()
@@ -41,7 +47,7 @@ def csv_files(draw: st.DrawFn) -> bytes:
     return data[: len(data) - cut] + junk
 
 
-NAMES = st.sampled_from(["labels.csv", "other.csv"])
+NAMES = st.sampled_from(["labels.csv", "other.csv", "train.csv", "test.csv"])
 PATHS = st.builds(lambda folders, name: "/".join([*folders, name]), st.lists(FOLDERS, max_size=4), FILES)
 TABLES = st.dictionaries(
     st.builds(lambda folders, name: "/".join([*folders, name]), st.lists(FOLDERS, max_size=2), NAMES),
@@ -58,10 +64,10 @@ def some(*names: str) -> st.SearchStrategy[list[str]]:
 def plausible(draw: st.DrawFn) -> dict[str, bytes]:
     """The files of something like a dataset: parts in splits, classes and subfolders that repeat; often a table."""
     start = draw(st.sampled_from(["", "CHEST/", "CHEST/study/", "study/images/"]))
-    splits = draw(some("", "train/", "test/", "Valid/"))
+    splits = draw(some("", "train/", "test/", "Valid/", "eval/", "holdout/"))
     classes = draw(some("", "NORMAL/", "SICK/", "PNEUMONIA/", "PNEUMONIA/bacteria/", "PNEUMONIA/virus/", "0/", "1/"))
     kinds = draw(some("", "images/", "masks/", "patient1/", "patient1/study1_negative/", "patient2/study1_positive/"))
-    files = draw(some("1.png", "2.png", "3.JPG", "4.dcm"))
+    files = draw(some("1.png", "2.png", "3.JPG", "4.dcm", "1_mask.png", "annotation-2.png"))
     paths = [f"{start}{a}{b}{c}{file}" for a in splits for b in classes for c in kinds for file in files]
     tables = draw(st.dictionaries(NAMES, csv_files(), max_size=2))
     return dict.fromkeys(paths, b"") | {start.removesuffix("images/") + name: tables[name] for name in tables}
@@ -101,8 +107,10 @@ def told(root: Path, found: list[FoundDataset]) -> tuple[set[Path], set[Path], s
     problems = [(root, problem) for problem in folder_problems(root, found)]
     problems += [(dataset.path, problem) for dataset in found for problem in dataset.problems]
     files = ("no-row", "no-label", "label-conflict", "ambiguous-row", "unsafe-name")
+    drawn = [base / problem.path for base, problem in problems if problem.code == "drawings"]
     return (
-        {base / problem.path.replace("\\u000a", "\n") for base, problem in problems if problem.code in files},
+        {base / problem.path.replace("\\u000a", "\n") for base, problem in problems if problem.code in files}
+        | {path for folder in drawn for path in folder.iterdir() if picture_of(path.name) is not None},
         {base / problem.path for base, problem in problems if problem.code in ("outside-classes", "no-classes")},
         {
             base / problem.path

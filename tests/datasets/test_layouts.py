@@ -194,6 +194,62 @@ def test_a_train_folder_alone_is_enough(root: Path):
     assert {file.source_split for file in found.files()} == {"train"}
 
 
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("train", "holdout"), ["train", "test"]),
+        (("train", "dev", "Hold_Out"), ["train", "validation", "test"]),
+        (("train", "val", "eval"), ["train", "validation", "test"]),
+        (("train", "evaluation", "test"), ["train", "validation", "test"]),
+        (("train", "eval", "held-out"), ["train", "validation", "test"]),
+    ],
+)
+def test_what_lies_beside_a_train_folder_for_an_evaluation_is_a_split_and_that_is_explained(root: Path, names, splits):
+    fill(root, *(f"x/{split}/{name}/{split}.jpg" for split in names for name in ("ILL", "WELL")))
+
+    found = only(root)
+
+    assert (found.name, found.layout, found.question, found.classes) == ("x", "split-folders", None, ("ILL", "WELL"))
+    assert {file.relative.split("/")[0]: file.source_split for file in found.files()} == dict(
+        zip(names, splits, strict=True)
+    )
+    assert "/ counts as " in found.because
+
+
+@pytest.mark.parametrize("names", [("train", "eval"), ("train", "val", "test", "Evaluation")])
+def test_a_folder_for_validation_or_for_the_test_is_a_question(root: Path, names):
+    fill(root, *(f"x/{split}/{name}/{split}.jpg" for split in names for name in ("ILL", "WELL")))
+
+    found = only(root)
+
+    assert found.question and found.question.code == "evaluation"
+    assert f"whether {names[-1]}/ is for validation or for the test" in found.question.text
+    assert [option.value for option in options(found)] == ["evaluation-test", "evaluation-validation"]
+    for answer, split in (("evaluation-test", "test"), ("evaluation-validation", "validation")):
+        (answered,) = find_datasets(root, {"x": answer})
+        assert f"({names[-1]}/ counts as {split})" in answered.because
+        assert {file.source_split for file in answered.files() if names[-1] in file.relative} == {split}
+
+
+def test_images_of_an_evaluation_that_are_not_sorted_are_never_a_class(root: Path):
+    fill(root, *(f"x/{split}/{name}/1.jpg" for split in ("train", "test") for name in ("ILL", "WELL")))
+    fill(root, "x/eval/1.jpg", "x/holdout/1.jpg", "y/ILL/1.jpg", "y/WELL/1.jpg", "y/hold_out/1.jpg")
+
+    split, plain = find_datasets(root)
+
+    assert (split.classes, split.question, len(listed(split))) == (("ILL", "WELL"), None, 4)
+    assert (plain.classes, plain.question, len(listed(plain))) == (("ILL", "WELL"), None, 2)
+    assert codes(split) == {"outside-classes": 2} and codes(plain) == {"outside-classes": 1}
+
+
+def test_a_folder_that_is_called_evaluation_without_a_split_beside_it_is_a_dataset(root: Path):
+    found = only(fill(root, "CHEST/evaluation/ILL/1.jpg", "CHEST/evaluation/WELL/2.jpg"))
+
+    assert (found.name, found.layout, {file.source_split for file in found.files()}) == (
+        "CHEST/evaluation", "class-folders", {""},
+    )  # fmt: skip
+
+
 def test_a_class_missing_in_one_part_is_told(root: Path):
     found = only(fill(root, "x/train/A/1.jpg", "x/train/B/2.jpg", "x/test/A/3.jpg"))
 
@@ -401,6 +457,73 @@ def test_images_in_split_folders_take_their_class_from_the_csv_file_and_keep_the
     }
 
 
+def split_tables(root: Path, **texts: str) -> FoundDataset:
+    fill(root, *(f"d/images/{number}.png" for number in range(1, 5)))
+    for name, text in texts.items():
+        (root / f"d/{name}.csv").write_text(text)
+    return only(root)
+
+
+@pytest.mark.parametrize("name", ["{}", "labels_{}", "{}-Labels"])
+def test_a_csv_file_for_each_split_is_one_table_and_its_name_tells_the_split(root: Path, name):
+    found = split_tables(
+        root,
+        **{
+            name.format("train"): "file,label\n1.png,ill\n2.png,well\n",
+            name.format("val"): "file,label\n3.png,ill\n",
+            name.format("test"): "file,label\n4.png,well\n",
+        },
+    )
+
+    assert (found.layout, found.question, found.classes, found.problems) == ("images-csv", None, ("ill", "well"), ())
+    assert {(file.relative, file.class_name, file.source_split) for file in found.files()} == {
+        ("images/1.png", "ill", "train"),
+        ("images/2.png", "well", "train"),
+        ("images/3.png", "ill", "validation"),
+        ("images/4.png", "well", "test"),
+    }
+    assert "describe them (labels from the column label, split of each row from the name of its file)" in found.because
+
+
+def test_a_csv_file_for_each_split_beside_class_folders_brings_the_split(root: Path):
+    fill(root, "d/ILL/1.png", "d/ILL/2.png", "d/WELL/3.png", "d/WELL/4.png")
+    (root / "d/train.csv").write_text("file,label\n1,ill\n3,well\n")
+    (root / "d/test.csv").write_text("file,label\n2,ill\n4,ill\n")
+
+    found = only(root)
+
+    assert {(file.relative, file.source_split) for file in found.files()} == {
+        ("ILL/1.png", "train"), ("ILL/2.png", "test"), ("WELL/3.png", "train"),
+    }  # fmt: skip
+    assert reasons(found) == "WELL/4.png: The folder says WELL, row 3 of test.csv says ILL; left out."
+
+
+def test_an_image_in_the_folder_of_another_split_than_its_csv_file_is_told(root: Path):
+    fill(root, "d/train/1.png", "d/train/2.png", "d/test/3.png")
+    (root / "d/train.csv").write_text("file,label\n1,ill\n")
+    (root / "d/test.csv").write_text("file,label\n2,well\n3,ill\n")
+
+    found = only(root)
+
+    assert {file.relative: file.source_split for file in found.files()}["train/2.png"] == "train"
+    assert reasons(found) == (
+        "train/2.png: The folder says train, row 2 of test.csv says test; the folder's split is used."
+    )
+
+
+def test_csv_files_of_splits_with_different_columns_are_read_apart_and_that_is_told(root: Path):
+    found = split_tables(root, train="file,label\n1,ill\n2,well\n", test="file\n3\n4\n")
+
+    assert listed(found) == {"images/1.png": "ill", "images/2.png": "well"}
+    assert "test.csv and train.csv are not read as one table with the split of each row. The columns" in reasons(found)
+
+
+def test_two_csv_files_for_the_same_split_are_not_put_together(root: Path):
+    found = split_tables(root, train="file,label\n1,ill\n2,well\n", training="file,label\n3,ill\n4,well\n")
+
+    assert [option.value for option in options(found)] == ["train.csv:label", "training.csv:label"]
+
+
 def test_images_in_a_folder_of_any_name_take_their_class_from_the_csv_file_beside_it(root: Path):
     fill(root, "HAND/d/boneage-set/1.png", "HAND/d/boneage-set/2.png")
     (root / "HAND/d/boneage.csv").write_text("id,grade\n1,2\n2,3\n")
@@ -587,6 +710,107 @@ def test_folders_and_a_csv_file_that_name_different_classes_are_a_question(root:
     ]
     assert Counter(listed(found).values()) == {"A": 5, "B": 5}
     assert Counter(listed(find_datasets(root, {"d": "csv"})[0]).values()) == {"ill": 2, "well": 8}
+
+
+def half_disagree(root: Path, images: int) -> None:
+    """Every second image of the folder A is one of B in the CSV file."""
+    fill(root, *(f"d/{name}/{name}{number:04}.png" for name in "AB" for number in range(images)))
+    rows = "".join(f"A{number:04},{'AB'[number % 2]}\nB{number:04},B\n" for number in range(images))
+    (root / "d/labels.csv").write_text("file,label\n" + rows)
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"), [("folder", "the folder's class is used"), ("csv", "the row's class is used")]
+)
+def test_when_folders_and_rows_often_disagree_each_answer_lists_row_by_row_where(root: Path, answer, outcome):
+    half_disagree(root, 10)
+
+    (found,) = find_datasets(root, {"d": answer})
+
+    assert (found.answer, len(listed(found))) == (answer, 20)
+    assert [(problem.path, problem.reason) for problem in found.problems] == [
+        (f"A/A{number:04}.png", f"The folder says A, row {2 * number + 2} says B; {outcome}.")
+        for number in range(1, 10, 2)
+    ]
+
+
+def test_the_rows_that_disagree_are_listed_before_the_question_is_answered_too(root: Path):
+    half_disagree(root, 10)
+
+    assert codes(only(root)) == {"label-overruled": 5}
+
+
+def test_of_thousands_of_rows_that_disagree_the_first_are_listed_and_all_are_counted(root: Path):
+    half_disagree(root, 1400)
+
+    (found,) = find_datasets(root, {"d": "folder"})
+
+    assert codes(found) == {"label-overruled": 500, "more": 1}
+    assert "200 more of these" in reasons(found)
+
+
+def test_rows_that_contradict_each_other_leave_nothing_out_where_the_folders_count(root: Path):
+    half_disagree(root, 10)
+    with (root / "d/labels.csv").open("a") as file:
+        file.write("A0000,B\n")
+
+    (found,) = find_datasets(root, {"d": "folder"})
+
+    assert listed(found)["A/A0000.png"] == "A"
+
+
+# --- Drawings beside the images
+
+
+def drawn(root: Path, *names: str) -> FoundDataset:
+    return only(fill(root, "d/ILL/x 1.png", "d/ILL/y.jpg", "d/WELL/z.png", *names))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x 1_mask.png", "x 1_mask_2.png", "x 1-Segmentation.png", "x 1.label.png", "mask_x 1.png", "y_annotation.png"],
+)
+def test_a_drawing_that_lies_beside_its_image_is_asked_about_and_left_out_until_then(root: Path, name):
+    found = drawn(root, f"d/ILL/{name}")
+
+    assert found.question and found.question.code == "drawings"
+    assert f"Some files, such as {name}, are named like drawings on the image beside them." in found.question.text
+    assert [(option.value, option.counts) for option in options(found)] == [
+        ("pictures", {"ILL": 2, "WELL": 1}),
+        ("drawings", {"ILL": 3, "WELL": 1}),
+    ]
+    assert set(listed(found)) == {"ILL/x 1.png", "ILL/y.jpg", "WELL/z.png"}
+    assert found.file_count == 3
+    assert f"without files such as {name}, which are named like drawings" in found.because
+    assert reasons(found) == (
+        "ILL: 1 image named like drawings on the image beside them by the answer to the question, left out."
+    )
+    (answered,) = find_datasets(root, {"d": "drawings"})
+    assert (len(listed(answered)), answered.problems) == (4, ())
+
+
+def test_where_one_drawing_lies_beside_its_image_all_names_like_it_are_drawings(root: Path):
+    found = drawn(root, "d/ILL/x 1_mask.png", "d/WELL/gone_mask.png", "d/MASKS ALONE/y_mask.png")
+
+    assert set(listed(found)) == {"ILL/x 1.png", "ILL/y.jpg", "WELL/z.png"}
+    assert codes(found) == {"drawings": 2, "outside-classes": 1}
+
+
+def test_names_like_those_of_drawings_without_an_image_beside_them_are_images(root: Path):
+    found = drawn(root, "d/ILL/left_label.png", "d/WELL/mask.png", "d/WELL/unmasked.png")
+
+    assert (found.question, len(listed(found))) == (None, 6)
+
+
+def test_drawings_that_no_row_of_a_csv_file_names_are_nothing_to_ask(root: Path):
+    fill(root, "d/images/1.png", "d/images/1_mask.png", "d/images/2.png")
+    (root / "d/labels.csv").write_text("file,label\n1.png,ill\n2.png,well\n")
+
+    found = only(root)
+
+    assert found.question is None
+    assert listed(found) == {"images/1.png": "ill", "images/2.png": "well"}
+    assert reasons(found) == "images: 1 image named like drawings on the image beside them, left out."
 
 
 def test_an_answer_that_no_longer_fits_is_ignored_and_the_question_asked_again(root: Path):

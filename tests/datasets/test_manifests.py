@@ -48,6 +48,36 @@ def test_an_image_moved_to_another_class_folder_is_a_relabelling():
     assert (found.counts["added"], found.counts["removed"]) == (0, 0)
 
 
+def test_a_class_with_another_name_is_renamed_and_its_images_are_not_relabelled():
+    new = [("N/a.png", "d1", "Healthy"), ("N/b.png", "d2", "Healthy"), *OLD[2:]]
+
+    found = compare(OLD, new, renamed={"N": "Healthy", "P": "P"})
+
+    assert not found.same
+    assert found.renamed == {"N": "Healthy"}
+    assert found.counts == dict.fromkeys(KINDS, 0) | {"renamed": 2, "unchanged": 2}
+    assert not any(found.listed.values())
+
+
+def test_beside_a_renamed_class_other_changes_are_told_as_ever_with_the_names_of_their_time():
+    new = [("N/new/a.png", "d1", "Healthy"), ("N/c.png", "d3", "Healthy"), ("P/d.png", "other", "P")]
+
+    found = compare(OLD, new, renamed={"N": "Healthy"})
+
+    assert found.listed["moved"] == [Change("N/a.png", "N/new/a.png", "N", "Healthy")]
+    assert found.listed["relabelled"] == [Change("P/c.png", "N/c.png", "P", "Healthy")]
+    assert found.listed["removed"] == [Change("N/b.png", "", "N", "")]
+    assert found.listed["changed"] == [Change("P/d.png", "P/d.png", "P", "P")]
+
+
+def test_where_two_classes_change_their_names_an_image_that_keeps_its_label_is_relabelled():
+    new = [("N/a.png", "d1", "P"), ("N/b.png", "d2", "N"), ("P/c.png", "d3", "N"), ("P/d.png", "d4", "N")]
+
+    counts = compare(OLD, new, renamed={"N": "P", "P": "N"}).counts
+
+    assert (counts["renamed"], counts["relabelled"]) == (3, 1)
+
+
 def test_the_same_pixels_at_another_path_are_a_move():
     found = compare(OLD, [("N/old/renamed.png", "d1", "N"), *OLD[1:]])
 
@@ -76,8 +106,8 @@ def test_counts_by_class_name_both_classes_of_a_relabelled_image_once():
     found = compare(OLD, [("N/a.png", "d1", "P"), ("N/b.png", "new", "N"), *OLD[2:]])
 
     assert found.classes == {
-        "N": {"added": 0, "removed": 0, "relabelled": 1, "changed": 1, "moved": 0, "unchanged": 0},
-        "P": {"added": 0, "removed": 0, "relabelled": 1, "changed": 0, "moved": 0, "unchanged": 2},
+        "N": {"added": 0, "removed": 0, "relabelled": 1, "renamed": 0, "changed": 1, "moved": 0, "unchanged": 0},
+        "P": {"added": 0, "removed": 0, "relabelled": 1, "renamed": 0, "changed": 0, "moved": 0, "unchanged": 2},
     }
 
 

@@ -1,6 +1,7 @@
 """Preparing a dataset: whole patients go to one side, the split can be repeated, and names never leave the files."""
 
 import contextlib
+import html
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from django.apps import apps
 from django.core.management import CommandError, call_command
+from django.urls import reverse
 
 from datasets import decoding, preparing, splitting
 from datasets.cache import open_cache
@@ -219,6 +221,36 @@ def test_a_split_that_the_folders_bring_is_kept(settings):
     assert {(row.split, wanted[row.path.split("/")[0]]) for row in job.manifest.all()} == {
         (split, split) for split in splitting.SPLITS
     }
+
+
+def test_what_straddled_the_folders_division_is_told_by_a_bounded_list_of_files_and_by_no_patient(
+    settings, client, alice
+):
+    """25 patients of the test part have an image in train, too."""
+    seeds = itertools.count()
+    for split, patients in (("train", range(60)), ("val", range(60, 80)), ("test", range(35, 60))):
+        for label in ("broken", "whole"):
+            for patient in patients:
+                number = 2 * patient + (label == "whole")
+                name = f"patient{number}_{split}.png"
+                save(settings.DATASET_ROOT / "bones" / split / label / name, encode(noise(next(seeds)), "PNG"))
+    for label in ("broken", "whole"):
+        for number in range(200, 210):
+            name = f"patient{number}{'00' if label == 'whole' else ''}_x.png"
+            save(settings.DATASET_ROOT / "bones/test" / label / name, encode(noise(next(seeds)), "PNG"))
+    job = prepare(alice)
+    assert (job.state, job.shared_patients) == ("succeeded", 0), job.error
+    told = " ".join(job.warnings)
+    assert "50 patients (or source pictures) were in more than one folder part" in told
+    assert "Moved into train: 0 validation and 50 test images." in told
+    assert "shrank from 70 to 20 images" in told
+    listed = next(warning for warning in job.warnings if warning.startswith("In several folder parts"))
+    assert "train/broken/patient100_train.png (train), test/broken/patient100_test.png (test);" in listed
+    assert listed.count("(test)") == preparing.STRADDLING_LISTED
+    assert listed.endswith(" And 40 more.")
+    client.force_login(alice)
+    assert listed in html.unescape(client.get(job.get_absolute_url()).content.decode())
+    assert listed in client.get(reverse("api:preparation-detail", args=[job.pk])).json()["warnings"]
 
 
 def test_the_class_weights_make_up_for_an_imbalance(folder):

@@ -173,6 +173,54 @@ def test_an_imbalance_is_a_warning(team):
     assert told == {"imbalance", "some-images"}
 
 
+def test_counts_and_hints_of_classes_do_not_count_what_was_left_out_by_hand(page, dataset, alice):
+    before = findings.report(dataset).to_json()
+    assert (before["images"], before["excluded"], before["classes"]) == (27, 0, {"NORMAL": 15, "PNEUMONIA": 12})
+    names = [f"PNEUMONIA/{number}.png" for number in range(9)]
+    for name in names:
+        image_at(dataset, name).decide("by-hand", "exclude", "wrong body part", by=alice)
+    # A second decision about an image does not leave it out twice.
+    image_at(dataset, names[0]).decide("blurred", "exclude", "blurred too", by=alice)
+    told = page(reverse("api:dataset-quality", args=[dataset.pk])).json()
+    assert (told["images"], told["excluded"], told["classes"]) == (27, 9, {"NORMAL": 15, "PNEUMONIA": 3})
+    hints = {hint["code"]: hint["text"] for hint in told["hints"]}
+    assert "NORMAL (15), PNEUMONIA (3)" in hints["few-images"]
+    assert "NORMAL has 5.0 times as many images as PNEUMONIA" in hints["imbalance"]
+    assert "9 images were left out by hand" in page(report_url(dataset)).content.decode()
+    for name in names:
+        image_at(dataset, name).withdraw("by-hand", by=alice)
+    image_at(dataset, names[0]).withdraw("blurred", by=alice)
+    assert findings.report(dataset).to_json() == before
+
+
+def test_a_class_of_which_everything_was_left_out_is_empty(team, alice):
+    dataset = DatasetFactory(condition=ConditionFactory(team=team), counts={"NORMAL": 1, "PNEUMONIA": 900})
+    DatasetImageFactory(dataset=dataset).decide("by-hand", "exclude", "cut off", by=alice)
+    hints = {hint["code"]: hint["text"] for hint in findings.report(dataset).hints}
+    assert hints.keys() == {"empty-class"} and "NORMAL" in hints["empty-class"]
+
+
+def test_images_a_patient_count_what_is_in_use_at_once_and_after_the_next_scan(settings, alice):
+    folder = settings.DATASET_ROOT / "CHEST/lungs"
+    for number in range(8):
+        label = ("NORMAL", "PNEUMONIA")[number % 2]
+        save(folder / label / f"patient{number if number < 4 else 7}_{number}.png", encode(clouds(number), "PNG"))
+    scan()
+    dataset = Dataset.objects.get()
+    known = {"patients": 5, "images": 8, "median": 1, "largest": 4}
+    assert known.items() <= findings.report(dataset).patients.items()
+    for number in (4, 5, 6):
+        path = f"{('NORMAL', 'PNEUMONIA')[number % 2]}/patient7_{number}.png"
+        image_at(dataset, path).decide("by-hand", "exclude", "cut off", by=alice)
+    for _ in range(2):
+        told = findings.report(dataset)
+        assert {"patients": 5, "images": 5, "median": 1, "largest": 1}.items() <= told.patients.items()
+        assert not {"images-per-patient", "dominant-patient"} & {hint["code"] for hint in told.hints}
+        save(folder / "NORMAL/odd.png", encode(clouds(50), "PNG"))
+        scan()
+        dataset.refresh_from_db()
+
+
 def test_each_measure_has_a_histogram_and_the_same_figures_as_a_table(page, dataset):
     content = page(report_url(dataset)).content.decode()
     canvases = re.findall(r"<canvas data-histogram ([^>]*)>", content)
@@ -468,6 +516,64 @@ def test_a_decision_about_other_pixels_settles_no_conflict(dataset, alice):
     image.decide("label-conflict", "keep", "it is normal", by=alice)
     Decision.objects.update(digest="0" * 64)
     assert dataset.conflicting_images() == {image.pk, image_at(dataset, "PNEUMONIA/again.png").pk}
+
+
+# -- Near-duplicates under two labels
+
+NEAR = "near-label-conflict"
+
+
+@pytest.fixture
+def turned_elsewhere(dataset):
+    """A turned copy of a picture of the other class."""
+    save(dataset.folder / "PNEUMONIA/turned.png", encode(np.rot90(clouds(6), 3).copy(), "PNG"))
+    scan()
+    dataset.refresh_from_db()
+    return dataset
+
+
+def test_a_turned_copy_under_another_label_is_told_of_both_and_nothing_is_left_out(turned_elsewhere, alice):
+    pair = {"NORMAL/6.png", "PNEUMONIA/turned.png"}
+    assert suspects(turned_elsewhere)[NEAR] == pair
+    assert suspects(turned_elsewhere)["label-conflict"] == SUSPECTS["label-conflict"]
+    finding = turned_elsewhere.findings.get(code=NEAR, image__path="NORMAL/6.png")
+    assert finding.detail == (
+        "Labelled NORMAL here, and nearly the same picture PNEUMONIA/turned.png is labelled PNEUMONIA."
+    )
+    assert pair <= set(prepare_again(alice).manifest.values_list("path", flat=True))
+
+
+def test_near_duplicates_under_two_labels_are_settled_by_leaving_one_out_or_by_merging_the_classes(
+    turned_elsewhere, alice
+):
+    save(turned_elsewhere.folder / "COVID/a.png", encode(clouds(60), "PNG"))
+    scan()
+    turned_elsewhere.refresh_from_db()
+    image_at(turned_elsewhere, "PNEUMONIA/turned.png").decide(NEAR, "exclude", "it is normal", by=alice)
+    assert NEAR not in suspects(turned_elsewhere)
+    image_at(turned_elsewhere, "PNEUMONIA/turned.png").withdraw(NEAR, by=alice)
+    assert len(suspects(turned_elsewhere)[NEAR]) == 2
+    turned_elsewhere.choose_classes({"NORMAL": "one", "PNEUMONIA": "one"}, by=alice)
+    assert NEAR not in suspects(turned_elsewhere)
+
+
+def test_an_exact_copy_in_a_cluster_of_two_labels_is_told_of_the_one_that_only_is_like_it(turned_elsewhere):
+    """6.png and its exact copy contradict each other by their pixels; the turned one is like the first alone."""
+    save(turned_elsewhere.folder / "PNEUMONIA/exact.png", encode(clouds(6), "PNG"))
+    (turned_elsewhere.folder / "PNEUMONIA/turned.png").unlink()
+    scan()
+    assert NEAR not in suspects(turned_elsewhere)
+    save(turned_elsewhere.folder / "NORMAL/turned too.png", encode(np.rot90(clouds(6)).copy(), "PNG"))
+    scan()
+    assert suspects(turned_elsewhere)[NEAR] == {"PNEUMONIA/exact.png", "NORMAL/turned too.png"}
+
+
+def test_a_decision_about_a_copy_leaves_findings_of_other_clusters_alone(turned_elsewhere, alice):
+    save(turned_elsewhere.folder / "NORMAL/turned back.png", encode(np.rot90(clouds(105)).copy(), "PNG"))
+    scan()
+    assert len(suspects(turned_elsewhere)[NEAR]) == 4
+    image_at(turned_elsewhere, "PNEUMONIA/turned.png").decide(NEAR, "exclude", "it is normal", by=alice)
+    assert suspects(turned_elsewhere)[NEAR] == {"PNEUMONIA/5.png", "NORMAL/turned back.png"}
 
 
 def test_a_decision_whose_finding_is_gone_can_be_seen_and_taken_back(page, client, dataset, alice):

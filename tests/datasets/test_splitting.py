@@ -423,6 +423,31 @@ def test_a_patient_on_two_sides_moves_into_train_and_is_counted():
     assert Counter(result.splits) == {"train": 142, "validation": 39, "test": 39}
 
 
+def test_a_test_part_that_shrank_is_told_with_its_numbers_and_every_straddling_group_with_a_row_of_each_part():
+    labels, groups, sources = sourced(("train", 70), ("validation", 20), ("test", 20))
+    train, validation, test = (sources.index(part) for part in SPLITS)
+    groups[validation] = groups[test + 5] = groups[train]
+    for number in range(3):
+        groups[test + number] = groups[train + 1]
+
+    result = split(labels, groups, sources, seed=1)
+
+    assert result.moved == 5
+    assert "Moved into train: 1 validation and 4 test images." in result.warnings[0]
+    assert "shrank from 40 to 36 images, as 4 of them (10 %) were moved into train" in result.warnings[1]
+    assert sorted(result.straddling) == [[train, validation, test + 5], [train + 1, test]]
+
+
+def test_a_test_part_that_lost_next_to_nothing_is_not_said_to_have_shrunk():
+    labels, groups, sources = sourced(("train", 70), ("validation", 20), ("test", 20))
+    groups[sources.index("test")] = groups[0]
+
+    result = split(labels, groups, sources, seed=1)
+
+    assert result.moved == len(result.straddling) == 1
+    assert not any("shrank" in warning for warning in result.warnings)
+
+
 def test_a_tiny_validation_part_is_drawn_anew_and_test_is_kept():
     """The chest set of Kermany et al. comes with 16 validation images, too few to steer a training by."""
     labels, groups, sources = sourced(("train", 200), ("validation", 4), ("test", 40))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.tables import Labelling, Table, TableError, check, labellings, match, read_table, use
+from datasets.tables import Labelling, Source, Table, TableError, check, labellings, match, read_parts, read_table, use
 
 
 def table(folder: Path, text: str | bytes) -> Table:
@@ -220,3 +220,138 @@ def test_a_row_costs_a_few_hundred_bytes(tmp_path):
 
     assert len(found.keys) == rows and isinstance(found.numbers, array)
     assert peak / rows < 400
+
+
+# --- Columns of which one is set: mistakes in single rows
+
+
+def one_hot(good: int, *bad: str) -> str:
+    columns = ("1,0,0", "0,1,0", "0,0,1")
+    rows = [columns[number % 3] for number in range(good)] + list(bad)
+    return "file,normal,viral,bacterial\n" + "".join(f"{number}.png,{row}\n" for number, row in enumerate(rows))
+
+
+def problems_of(
+    found: Table, labelling: Labelling, *files: tuple[str, str], trust: str = "csv"
+) -> list[tuple[str, str]]:
+    rows = match(found, files)
+    used = use(found, labelling, trust, rows, unsorted=trust == "csv")
+    return [(problem.path, problem.reason) for problem in check(used, rows, lambda: files) if problem.code != "no-file"]
+
+
+@pytest.mark.parametrize("bad", ["1,1,0", "0,0,0", "0,1,x", "?,?,?", "2,0,0", "-1,0,0", ""])
+def test_a_row_that_does_not_set_exactly_one_column_is_told_and_the_others_are_used(tmp_path, bad):
+    found = table(tmp_path, one_hot(39, bad))
+    (labelling,) = labellings(found, ())
+
+    assert labelling.classes == ("bacterial", "normal", "viral")
+    assert labels(found, labelling)["39"] is None
+    assert problems_of(found, labelling, ("38.png", ""), ("39.png", "")) == [
+        ("39.png", "Row 41 does not set exactly one of normal, viral, bacterial to 1; left out.")
+    ]
+
+
+def test_when_one_row_in_ten_sets_no_column_it_is_asked_and_mistakes_are_suggested(tmp_path):
+    found = table(tmp_path, one_hot(9, "0,0,0"))
+
+    assert values(found) == ["normal, viral, bacterial", "normal", "viral", "bacterial"]
+
+
+def test_findings_of_which_an_image_has_any_number_are_no_classes(tmp_path):
+    found = table(tmp_path, one_hot(6, "1,1,0", "0,0,0"))
+
+    assert values(found) == ["normal", "viral", "bacterial"]
+
+
+def test_a_column_of_grades_beside_one_hot_columns_is_none_of_them(tmp_path):
+    rows = "".join(f"{number},{number % 2},{1 - number % 2},{number % 5}\n" for number in range(20))
+
+    assert values(table(tmp_path, "file,ill,well,fold\n" + rows)) == ["ill, well"]
+
+
+def test_in_a_class_folder_a_row_that_sets_two_columns_is_told_and_the_folder_counts(tmp_path):
+    found = table(tmp_path, one_hot(9, "1,1,0", "1,0,y"))
+    (labelling,) = labellings(found, ("bacterial", "normal", "viral"))
+
+    assert problems_of(
+        found, labelling, ("0.png", "normal"), ("9.png", "viral"), ("10.png", "normal"), trust="both"
+    ) == [
+        ("9.png", "Row 11 does not set exactly one of normal, viral, bacterial to 1; the folder's class is used."),
+        ("10.png", "Row 12 does not set exactly one of normal, viral, bacterial to 1; the folder's class is used."),
+    ]
+
+
+# --- Folders and rows that disagree
+
+
+@pytest.mark.parametrize(
+    ("trust", "outcome"),
+    [("both", "left out"), ("folder", "the folder's class is used"), ("csv", "the row's class is used")],
+)
+def test_each_row_that_contradicts_its_folder_is_told_with_what_becomes_of_it(tmp_path, trust, outcome):
+    found = table(tmp_path, "file,label\na.png,{ill}\nb.png,well\n")
+    files = (("a.png", "well"), ("b.png", "well"))
+
+    assert problems_of(found, labellings(found, ())[0], *files, trust=trust) == [
+        ("a.png", f"The folder says well, row 2 says {{ill}}; {outcome}.")
+    ]
+
+
+def test_repeated_rows_that_agree_with_each_other_and_not_with_the_folder_are_told(tmp_path):
+    found = table(tmp_path, "file,label,hand\na.png,ill,0\na.png,ill,1\nb.png,well,0\n")
+
+    assert problems_of(found, labellings(found, ())[0], ("a.png", "well"), ("b.png", "well"), trust="both") == [
+        ("a.png", "The folder says well, row 2 says ill; left out.")
+    ]
+
+
+# --- A file for each split
+
+
+def parts(folder: Path, **texts: str) -> Table:
+    for name, text in texts.items():
+        (folder / f"{name}.csv").write_text(text)
+    return read_parts([Source(folder / f"{name}.csv", name) for name in texts], folder)
+
+
+def test_files_of_the_splits_are_one_table_whatever_the_order_of_their_columns(tmp_path):
+    found = parts(tmp_path, train="file,label\na.png,ill\nb.png,well\n", test="Label;File\nill;c.png\nwell;d.png\n")
+    (labelling,) = labellings(found, ())
+    used = use(found, labelling, "csv", match(found, [("a.png", "")]), unsorted=True)
+
+    assert labels(found, labelling) == {"a": "ill", "b": "well", "c": "ill", "d": "well"}
+    assert [used.split(name) for name in ("b.png", "x/c.png", "e.png")] == ["train", "test", ""]
+    assert found.name == "train.csv, test.csv"
+
+
+def test_problems_of_files_of_the_splits_name_the_file(tmp_path):
+    found = parts(
+        tmp_path, train="file,label\na.png,ill\nb.png,well\n,ill\n", test="label,file\nwell,a.png\nill,c.png\n"
+    )
+    files = [("a.png", ""), ("b.png", "")]
+    rows = match(found, files)
+    used = use(found, labellings(found, ())[0], "csv", rows, unsorted=True)
+
+    assert [(problem.path, problem.reason) for problem in check(used, rows, lambda: files)] == [
+        ("train.csv", "Row 4 names no file."),
+        ("train.csv", "Row 2 of train.csv and row 2 of test.csv say different things of a.png; left out."),
+        ("test.csv", "Row 3: there is no file c.png."),
+    ]
+
+
+def test_an_image_in_the_files_of_two_splits_is_left_out_even_when_they_agree_on_its_class(tmp_path):
+    found = parts(tmp_path, train="file,label\na.png,ill\nb.png,well\n", test="file,label\na.png,ill\n")
+    rows = match(found, [("a.png", ""), ("b.png", "")])
+
+    assert use(found, labellings(found, ())[0], "csv", rows, unsorted=True).left_out == {0}
+
+
+def test_files_with_different_columns_are_not_one_table(tmp_path):
+    with pytest.raises(TableError, match="The columns of the CSV files differ"):
+        parts(tmp_path, train="file,label\na.png,ill\n", test="file\nb.png\n")
+
+
+def test_the_same_rows_in_the_file_of_another_split_are_another_digest(tmp_path):
+    text = "file,label\na.png,ill\n"
+
+    assert parts(tmp_path, train=text, test=text).digest != parts(tmp_path, train=text, validation=text).digest

@@ -987,6 +987,19 @@ def test_the_command_says_why_nothing_was_added(dataset, tmp_path, capsys):
         call_command("upload_images", "CHEST/unknown", str(path))
 
 
+def test_the_json_of_a_failed_upload_tells_the_reason_of_each_file(dataset, tmp_path, capsys):
+    paths = [str(save(tmp_path / "a.png", png(0))), str(save(tmp_path / "b.png", b"no image"))]
+    with pytest.raises(SystemExit) as ended:
+        call_command("upload_images", "CHEST/study", *paths, "--class", "NORMAL", "--json")
+    result = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 1
+    assert result["error"].startswith("No image could be added; 2 files refused.")
+    assert (result["failed"], result["accepted"], result["refused"]) == (True, 0, 2)
+    reasons = {refusal["name"]: refusal["reason"] for refusal in result["refusals"]}
+    assert reasons.keys() == {"a.png", "b.png"}
+    assert "in the dataset already" in reasons["a.png"] and reasons["b.png"]
+
+
 # -- Real radiographs
 
 

@@ -39,7 +39,7 @@ def changed(settings, team, alice):
     return dataset, first, second
 
 
-COUNTS = {"added": 1, "removed": 1, "relabelled": 1, "changed": 1, "moved": 1, "unchanged": 20}
+COUNTS = {"added": 1, "removed": 1, "relabelled": 1, "renamed": 0, "changed": 1, "moved": 1, "unchanged": 20}
 
 
 # -- The three ways in
@@ -68,7 +68,7 @@ def by_command(client, dataset, old, new):
         return 404, None
     answer = json.loads(out.getvalue())
     assert {"name", "from", "to"} <= answer.keys()
-    return 200, {name: answer[name] for name in ("counts", "classes", "listed", "more")}
+    return 200, {name: answer[name] for name in ("counts", "classes", "listed", "more", "renamed")}
 
 
 every_way = pytest.mark.parametrize("compare", [on_the_page, over_the_api, by_command])
@@ -128,12 +128,45 @@ def test_a_preparation_whose_pixels_were_removed_can_still_be_compared(compare, 
 
 
 @every_way
-def test_a_renamed_class_relabels_and_one_that_was_left_out_removes(compare, client, changed, alice):
+def test_a_class_that_the_team_renamed_is_renamed_and_its_images_are_not_relabelled(compare, client, changed, alice):
     dataset, _, second = changed
     dataset.refresh_from_db()
     dataset.choose_classes({"PNEUMONIA": "Pneumonia"}, by=alice)
+    (dataset.folder / "NORMAL/5.png").rename(dataset.folder / "PNEUMONIA/five.png")
+    scan()
     _, told = compare(client, dataset, second.pk, "now")
-    assert told["counts"] == dict.fromkeys(COUNTS, 0) | {"relabelled": 13, "unchanged": 11}
+    assert told["counts"] == dict.fromkeys(COUNTS, 0) | {"renamed": 13, "relabelled": 1, "unchanged": 10}
+    assert told["renamed"] == {"PNEUMONIA": "Pneumonia"}
+    assert told["listed"]["relabelled"][0]["class_name"] == "Pneumonia"
+    _, back = compare(client, dataset, "now", second.pk)
+    assert (back["renamed"], back["counts"]["renamed"]) == ({"Pneumonia": "PNEUMONIA"}, 13)
+
+
+@every_way
+def test_merged_classes_are_renamed_and_parted_ones_relabelled(compare, client, changed, alice):
+    dataset, _, second = changed
+    dataset.refresh_from_db()
+    save(dataset.folder / "COVID/a.png", seed=7000)
+    scan()
+    dataset.refresh_from_db()
+    dataset.choose_classes({"PNEUMONIA": "sick", "COVID": "sick"}, by=alice)
+    _, told = compare(client, dataset, second.pk, "now")
+    assert told["counts"] == dict.fromkeys(COUNTS, 0) | {"added": 1, "renamed": 13, "unchanged": 11}
+    merged = prepare_again(alice)
+    dataset.choose_classes({}, by=alice)
+    _, told = compare(client, dataset, merged.pk, "now")
+    assert (told["renamed"], told["counts"]["relabelled"], told["counts"]["unchanged"]) == ({}, 14, 11)
+
+
+@every_way
+def test_a_class_that_was_left_out_is_removed(compare, client, changed, alice):
+    dataset, _, second = changed
+    save(dataset.folder / "COVID/a.png", seed=7000)
+    scan()
+    dataset.refresh_from_db()
+    dataset.choose_classes({"PNEUMONIA": ""}, by=alice)
+    _, told = compare(client, dataset, second.pk, "now")
+    assert told["counts"] == dict.fromkeys(COUNTS, 0) | {"added": 1, "removed": 13, "unchanged": 11}
 
 
 @every_way
@@ -180,6 +213,16 @@ def test_the_page_shows_the_changes_and_what_can_be_chosen(client, changed):
     chosen = re.findall(r'<option value="(\w+)" selected>', content)
     assert chosen == [str(first.pk), str(second.pk)]
     assert "Nothing changed." in client.get(url, {"from": first.pk, "to": first.pk}).content.decode()
+
+
+def test_the_page_names_a_renamed_class_once_and_lists_none_of_its_images(client, changed, alice):
+    dataset, _, second = changed
+    dataset.refresh_from_db()
+    dataset.choose_classes({"PNEUMONIA": "Pneumonia"}, by=alice)
+    url = reverse("datasets:version-compare", args=[dataset.pk])
+    content = client.get(url, {"from": second.pk, "to": "now"}).content.decode()
+    assert "PNEUMONIA is now Pneumonia. The 13 images" in content
+    assert "<code>" not in content.split("</header>")[1]
 
 
 def test_other_teams_find_no_versions(client, changed, bob, charlie):

@@ -35,6 +35,8 @@ class Command(PlatformCommand):
     def show(self, result: dict[str, Any]) -> None:
         self.stdout.write(f"{result['name']}, {result['from']} to {result['to']}:")
         self.stdout.write("  " + ", ".join(f"{count} {kind}" for kind, count in result["counts"].items()))
+        for name, new_name in result["renamed"].items():
+            self.stdout.write(f"  renamed: class {name} is {new_name} now")
         for kind, changes in result["listed"].items():
             for change in changes:
                 self.stdout.write(f"  {kind}: {change['path'] or change['old_path']}")

@@ -47,7 +47,8 @@ class Command(PlatformCommand):
         return result
 
     def show(self, result: dict[str, Any]) -> None:
-        self.stdout.write(f"{result['name']}: {result['images']} images")
+        left_out = f", {result['excluded']} left out by hand" if result["excluded"] else ""
+        self.stdout.write(f"{result['name']}: {result['images']} images{left_out}")
         for hint in result["hints"]:
             self.stdout.write(f"  {'!' if hint['level'] == 'warning' else '-'} {hint['text']}")
         for finding in result["findings"].values():

@@ -57,5 +57,6 @@ def dataset_json(dataset: Dataset) -> dict[str, Any]:
         "synthetic": dataset.synthetic,
         "question": dataset.question if dataset.is_asking else None,
         "missing": dataset.missing_count,
+        "vanished": dataset.vanished,
         "problems": dataset.listed_problems,
     }

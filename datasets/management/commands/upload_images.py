@@ -42,9 +42,7 @@ class Command(PlatformCommand):
         job.listener = self.tell_progress
         run_upload(job, job.attempt)
         if job.state != Upload.State.SUCCEEDED:
-            for refusal in job.refusals:
-                self.tell(f"  ! {refusal['name']}: {refusal['reason']}")
-            raise CommandError(f"{job.error or job.message} {job.hint}".strip())
+            return self._failure(job, options)
         scan = self._scan()
         result = {
             "upload": job.pk,
@@ -60,6 +58,23 @@ class Command(PlatformCommand):
         if scan and scan.state in (Scan.State.FAILED, Scan.State.CANCELLED):
             result |= {"failed": True, "scan_error": f"{scan.error or scan.message} {scan.hint}".strip()}
         return result
+
+    def _failure(self, job: Upload, options: dict[str, Any]) -> dict[str, Any]:
+        """With the reason of each file, in the JSON object or as words before the error."""
+        error = f"{job.error or job.message} {job.hint}".strip()
+        if options["json"]:
+            return {
+                "failed": True,
+                "error": error,
+                "upload": job.pk,
+                "dataset": job.name,
+                "accepted": 0,
+                "refused": job.refused,
+                "refusals": job.refusals,
+            }
+        for refusal in job.refusals:
+            self.tell(f"  ! {refusal['name']}: {refusal['reason']}")
+        raise CommandError(error)
 
     def _submit(self, inbox: Inbox, options: dict[str, Any]) -> Upload:
         user = self.actor(options)
