@@ -13,7 +13,7 @@ help:
 	@echo "make run          serve web and workers at http://127.0.0.1:8000"
 	@echo "make test         all tests, on SQLite and on PostgreSQL where its programs are installed"
 	@echo "make lint         formatting, style, types, import direction, templates, migrations"
-	@echo "make bench        how fast scans and preparations are, beside what this machine could do at best"
+	@echo "make bench        how fast scans, preparations and trainings are, beside what this machine could do at best"
 	@echo "make screenshots  the pictures of the README, from a running demo's own journey"
 
 demo: setup
@@ -82,6 +82,7 @@ format: $(STAMPS)/dev
 bench: setup
 	$(MANAGE) benchmark scan
 	$(MANAGE) benchmark prepare
+	$(MANAGE) benchmark train
 
 screenshots: $(STAMPS)/dev $(STAMPS)/node
 	$(BIN)/python -m tests.journey.screenshots docs/screenshots

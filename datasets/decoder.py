@@ -113,7 +113,7 @@ def prepare(request: dict[str, Any]) -> Answer:
     radiograph = _radiograph(request["path"])
     if radiograph.digest != request["digest"]:
         return {"error": "changed", "message": "The file has other pixels than at the scan."}
-    pixels = imaging.model_input(radiograph, request["size"], request["fit"]).tobytes()
+    pixels = _input(radiograph, request).tobytes()
     digest = hashlib.sha256(pixels).digest()
     try:
         _write_row(request["images"], pixels, request)
@@ -122,6 +122,10 @@ def prepare(request: dict[str, Any]) -> Answer:
     except OSError as error:
         return {"error": "not-written", "message": str(error.strerror)}
     return {"sha256": digest.hex()}
+
+
+def _input(radiograph: imaging.Radiograph, request: dict[str, Any]) -> NDArray[np.uint8]:
+    return imaging.model_input(radiograph, request["size"], request["fit"], request.get("steps", ()))
 
 
 def _write_row(path: str, content: bytes, request: dict[str, Any]) -> None:
@@ -148,7 +152,7 @@ def render(request: dict[str, Any]) -> Answer:
         "steps": list(radiograph.steps),
     }
     if request.get("size"):
-        answer["input"] = _png(imaging.model_input(radiograph, request["size"], request["fit"]))
+        answer["input"] = _png(_input(radiograph, request))
     return answer
 
 

@@ -6,6 +6,7 @@ from django import forms
 
 from xrayplatform.conditions import Condition
 
+from .enhancement import EXCLUSIVE, STEPS
 from .models import FIELD_LIMITS, IMAGE_SIZES, MAX_SEED, Dataset, Decision, Preparation
 
 SHARE_LIMITS = FIELD_LIMITS["test_share"]
@@ -27,6 +28,13 @@ class PrepareForm(forms.Form):
         initial=Preparation.Fit.AUTO,
         help_text="How images become square. Automatic squeezes if the whole dataset is square already, and keeps the "
         "proportions, with black bars, if not. New radiographs are treated exactly like those of the training.",
+    )
+    steps = forms.MultipleChoiceField(
+        label="Preprocessing",
+        required=False,
+        choices=list(STEPS.items()),
+        widget=forms.CheckboxSelectMultiple,
+        help_text="Usually none. New radiographs are treated alike; training finds this preparation by them.",
     )
     test_share = forms.FloatField(
         label="Test share",
@@ -51,6 +59,12 @@ class PrepareForm(forms.Form):
         help_text="Where the folders bring a division, it is kept; patients and near-duplicates on both sides go into "
         "the training part. Without such folders this changes nothing.",
     )
+
+    def clean_steps(self) -> list[str]:
+        steps: list[str] = self.cleaned_data["steps"]
+        if set(steps) >= EXCLUSIVE:
+            raise forms.ValidationError("Preprocessing takes one kind of equalisation, not both.")
+        return steps
 
 
 class AnswerForm(forms.Form):

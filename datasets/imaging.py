@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 import warnings
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import dicom
+from . import dicom, enhancement
 from .radiograph import (
     MAX_PIXELS,
     Bytes,
@@ -81,26 +82,36 @@ def read_bytes(path: Path | str, *, follow: bool = True) -> bytes:
         raise ImageError("unreadable", f"The file cannot be opened: {reason}.") from error
 
 
-def model_input(radiograph: Radiograph, size: int, fit: str = "pad") -> Bytes:
+def model_input(radiograph: Radiograph, size: int, fit: str = "pad", steps: Sequence[str] = ()) -> Bytes:
     """What a network of this size sees of a radiograph: `to_model_input` of its pixels, as fine as they are."""
     pixels = radiograph.grey if radiograph.fine is None else radiograph.fine
-    return to_model_input(pixels, size, fit)
+    return to_model_input(pixels, size, fit, steps)
 
 
-def to_model_input(pixels: Bytes | Floats, size: int, fit: str = "pad") -> Bytes:
+def to_model_input(pixels: Bytes | Floats, size: int, fit: str = "pad", steps: Sequence[str] = ()) -> Bytes:
     """Bring grey pixels to uint8 (size, size); a network's input is this divided by 255.
 
     pixels: (H, W), uint8 or float32 0..1; the same picture gives the same result as either. fit "pad" keeps the
     proportions and adds black bars on both sides, "stretch" ignores them. The resize is anti-aliased (triangle filter
     with a support that grows with the reduction) and the result is rounded once.
+    steps: of `enhancement.STEPS`. Borders are cropped from the pixels as they are; equalised is the picture of this
+    size, without the bars. Raises ValueError for a step that does not exist.
     """
+    wanted = enhancement.ordered(steps)
+    if "crop_borders" in wanted:
+        pixels = enhancement.without_borders(pixels)
     inner = _inner(pixels.shape, size, fit)
     picture = Image.fromarray(pixels if pixels.dtype == np.uint8 else pixels * np.float32(255))
     if picture.size != inner:
         # Not in 8 bits, where Pillow would round after each of the two directions.
         picture = picture.convert("F").resize(inner, Image.Resampling.BILINEAR)
     levels = np.asarray(picture)
-    return _centred(levels if picture.mode == "L" else np.rint(np.clip(levels, 0, 255)).astype(np.uint8), size)
+    grey = levels if picture.mode == "L" else np.rint(np.clip(levels, 0, 255)).astype(np.uint8)
+    if "clahe" in wanted:
+        grey = enhancement.clahe(grey)
+    if "equalise" in wanted:
+        grey = enhancement.equalise(grey)
+    return _centred(grey, size)
 
 
 def _inner(shape: tuple[int, ...], size: int, fit: str) -> tuple[int, int]:

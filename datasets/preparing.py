@@ -125,6 +125,9 @@ def _plan(job: Preparation) -> _Plan:
             f"{plan.left_out['label-conflict']} images were left out: the same picture has two labels."
         )
     plan.pipeline = imaging.PIPELINE | {"fit": _fit(job, square, plan.warnings)}
+    if job.steps:
+        # Without any the pipeline is written as before there were steps, and names the same pixels.
+        plan.pipeline["steps"] = list(job.steps)
     return plan
 
 
@@ -242,6 +245,7 @@ def _requests(job: Preparation, plan: _Plan, store: PixelStore, missing: Any) ->
         "op": "prepare",
         "size": job.image_size,
         "fit": plan.pipeline["fit"],
+        "steps": plan.pipeline.get("steps", []),
         "images": str(store.images),
         "hashes": str(store.hashes),
         "offset": store.offset,

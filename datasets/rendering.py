@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 
 from . import decoding
+from .enhancement import STEPS
 from .models import DatasetImage, Preparation
 
 THUMBNAIL = 176
@@ -42,13 +43,13 @@ def picture(image: DatasetImage, longest: int) -> bytes:
 
 def view_of(image: DatasetImage) -> View:
     """The image as a reader and as a model see it, with the size and shape of the dataset's newest preparation."""
-    size, fit = input_of(image)
+    size, fit, steps = input_of(image)
     try:
-        answer = _rendered(image, longest=PICTURE, size=size, fit=fit)
+        answer = _rendered(image, longest=PICTURE, size=size, fit=fit, steps=steps)
     except NotShown as error:
         return View(size=size, fit=fit, error=str(error))
-    steps = (*answer["steps"], _shape_step(answer["width"], answer["height"], size, fit))
-    return View(answer["picture"], answer["input"], steps, size, fit, answer["digest"] != image.digest)
+    words = (*answer["steps"], *_steps_in_words(answer["width"], answer["height"], size, fit, steps))
+    return View(answer["picture"], answer["input"], words, size, fit, answer["digest"] != image.digest)
 
 
 def _rendered(image: DatasetImage, **options: Any) -> dict[str, Any]:
@@ -70,12 +71,26 @@ def _rendered(image: DatasetImage, **options: Any) -> dict[str, Any]:
     return answer
 
 
-def input_of(image: DatasetImage) -> tuple[int, str]:
-    """Size and shape of the newest preparation's network input; without one, what a preparation would choose."""
+def input_of(image: DatasetImage) -> tuple[int, str, list[str]]:
+    """Size, shape and preprocessing of the newest preparation's network input; without one, what one would choose."""
     preparation = image.dataset.preparations.filter(state=Preparation.State.SUCCEEDED).first()
     if preparation:
-        return preparation.image_size, preparation.pipeline.get("fit", Preparation.Fit.PAD)
-    return DEFAULT_SIZE, Preparation.Fit.PAD.value if image.width != image.height else Preparation.Fit.STRETCH.value
+        pipeline = preparation.pipeline
+        return preparation.image_size, pipeline.get("fit", Preparation.Fit.PAD), pipeline.get("steps", [])
+    fit = Preparation.Fit.PAD if image.width != image.height else Preparation.Fit.STRETCH
+    return DEFAULT_SIZE, fit.value, []
+
+
+def _steps_in_words(width: int, height: int, size: int, fit: str, steps: list[str]) -> list[str]:
+    """In the order in which they are done: the borders before the change of size, the rest after it."""
+    before = [STEPS[step] for step in steps if step == "crop_borders"]
+    after = [STEPS[step] for step in steps if step != "crop_borders" and step in STEPS]
+    shape = (
+        f"what is left brought to {size} x {size} pixels (averaged, so that nothing flickers)"
+        if before
+        else _shape_step(width, height, size, fit)
+    )
+    return [*before, shape, *after]
 
 
 def _shape_step(width: int, height: int, size: int, fit: str) -> str:

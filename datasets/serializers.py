@@ -5,6 +5,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from .enhancement import EXCLUSIVE, STEPS
 from .models import FIELD_LIMITS, IMAGE_SIZES, MAX_SEED, Dataset, DatasetImage, Decision, Finding, Preparation, Scan
 from .names import shortened
 
@@ -77,19 +78,27 @@ class PrepareSerializer(serializers.Serializer):
     seed = serializers.IntegerField(min_value=0, max_value=MAX_SEED, default=0)
     image_size = serializers.ChoiceField(choices=IMAGE_SIZES, default=224)
     fit = serializers.ChoiceField(choices=Preparation.Fit, default=Preparation.Fit.AUTO)
+    steps = serializers.ListField(
+        child=serializers.ChoiceField(choices=list(STEPS.items())), required=False, help_text="of the preprocessing"
+    )
     validation_share = serializers.FloatField(min_value=LOW, max_value=HIGH, default=0.15)
     test_share = serializers.FloatField(min_value=LOW, max_value=HIGH, default=0.15)
     source_splits = serializers.ChoiceField(choices=Preparation.SourceSplits, default=Preparation.SourceSplits.HONOUR)
+
+    def validate_steps(self, steps: list[str]) -> list[str]:
+        if set(steps) >= EXCLUSIVE:
+            raise serializers.ValidationError("Preprocessing takes clahe or equalise, not both.")
+        return steps
 
 
 class PreparationSerializer(serializers.ModelSerializer):
     class Meta:
         model = Preparation
         fields = [
-            *JOB_FIELDS, "dataset", "seed", "image_size", "fit", "validation_share", "test_share", "source_splits",
-            "pattern", "pipeline", "classes", "positive_class", "class_choices", "group_key", "group_description",
-            "group_counts", "counts", "class_weights", "warnings", "shared_patients", "excluded", "left_out",
-            "dataset_digest", "split_digest", "cache_digest", "cache_bytes", "removed_at",
+            *JOB_FIELDS, "dataset", "seed", "image_size", "fit", "steps", "validation_share", "test_share",
+            "source_splits", "pattern", "pipeline", "classes", "positive_class", "class_choices", "group_key",
+            "group_description", "group_counts", "counts", "class_weights", "warnings", "shared_patients", "excluded",
+            "left_out", "dataset_digest", "split_digest", "cache_digest", "cache_bytes", "removed_at",
         ]  # fmt: skip
         read_only_fields = fields
 

@@ -52,7 +52,8 @@ class PredictionQuerySet(TeamScopedQuerySet):
         start = time.perf_counter()
         version, served = model_in_service(condition)
         radiograph = imaging.read(source)
-        pixels = imaging.model_input(radiograph, version.image_size, version.preprocessing["fit"])
+        treatment = version.preprocessing
+        pixels = imaging.model_input(radiograph, version.image_size, treatment["fit"], treatment.get("steps", ()))
         probabilities = served.model.predict(pixels[None])[0]
         prediction = Prediction(
             version=version,

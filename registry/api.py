@@ -13,7 +13,7 @@ from xrayplatform.http import Conflict
 
 from .filters import ModelVersionFilter
 from .models import ActivationError, ModelVersion
-from .serializers import ActivateSerializer, DeploymentSerializer, ModelVersionSerializer
+from .serializers import ActivateSerializer, DeploymentSerializer, EpochSerializer, ModelVersionSerializer
 
 
 class ModelVersionViewSet(ReadOnlyModelViewSet):
@@ -25,12 +25,19 @@ class ModelVersionViewSet(ReadOnlyModelViewSet):
     permissions = {
         "list": "registry.view_modelversion",
         "retrieve": "registry.view_modelversion",
+        "history": "registry.view_modelversion",
         "activate": "registry.activate_modelversion",
     }
 
     def get_queryset(self) -> QuerySet:
         versions = ModelVersion.objects.visible_to(self.request.user)
         return versions.select_related("condition", "created_by").with_activity()
+
+    @extend_schema(responses=EpochSerializer(many=True))
+    @action(detail=True, pagination_class=None, filter_backends=[])
+    def history(self, request: Request, pk: Any = None) -> Response:
+        """What each epoch of the training ended with; empty for versions whose training kept nothing."""
+        return Response(self.get_object().history)
 
     @extend_schema(request=ActivateSerializer, responses=DeploymentSerializer)
     @action(detail=True, methods=["post"])

@@ -35,6 +35,10 @@ class ModelVersionQuerySet(TeamScopedQuerySet):
             raise ModelVersion.DoesNotExist(f"There is no version {number} of {condition!r}. Known versions: {known}.")
         return version
 
+    def to_start_from(self, user: Any) -> "ModelVersionQuerySet":
+        """The versions whose weights a training of `user` may start from."""
+        return self.visible_to(user).exclude(state=ModelVersion.State.ARCHIVED).select_related("condition")
+
     def with_activity(self) -> "ModelVersionQuerySet":
         """Annotated with `is_active`: in service for its condition."""
         return self.annotate(is_active=models.Exists(Deployment.objects.filter(active=models.OuterRef("pk"))))
@@ -143,6 +147,12 @@ class ModelVersion(models.Model):
     @property
     def folder(self) -> Path:
         return Path(settings.MODEL_ROOT) / "registry" / self.condition.slug / str(self.number)
+
+    @property
+    def curves(self) -> dict[str, list[Any]]:
+        """The figures of the training's epochs, one list a quantity; empty for versions whose training kept none."""
+        names = dict.fromkeys(name for row in self.history for name in row)
+        return {name: [row.get(name) for row in self.history] for name in names}
 
     def activate(self, *, by: Any, reason: str = "") -> "Deployment":
         """Put this version in service for its condition. Raises ActivationError and leaves things as they are.

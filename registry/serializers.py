@@ -28,6 +28,21 @@ class ActivateSerializer(serializers.Serializer):
     reason = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")
 
 
+class EpochSerializer(serializers.Serializer):
+    """The figures of one epoch; null where a figure is undefined or was not kept."""
+
+    epoch = serializers.IntegerField()
+    stage = serializers.CharField(required=False)
+    loss = serializers.FloatField(allow_null=True)
+    accuracy = serializers.FloatField(allow_null=True)
+    auc = serializers.FloatField(allow_null=True, required=False)
+    val_loss = serializers.FloatField(allow_null=True)
+    val_accuracy = serializers.FloatField(allow_null=True)
+    val_auc = serializers.FloatField(allow_null=True)
+    learning_rate = serializers.FloatField(allow_null=True)
+    seconds = serializers.FloatField(allow_null=True)
+
+
 class DeploymentSerializer(serializers.ModelSerializer):
     condition = serializers.SlugRelatedField(slug_field="slug", read_only=True)
 

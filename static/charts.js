@@ -1,18 +1,21 @@
-// The learning curves of a run, drawn from its JSON and renewed while it goes on.
+// Learning curves: of a run, from its JSON and renewed while it goes on; of a version, from what its page brings.
 (() => {
-  const root = document.querySelector("[data-curves-url]");
+  const root = document.querySelector("[data-curves-url], [data-curves]");
   if (!root) return;
   const RENEW_MS = 3000;
+  const training = (key) => ({ key, label: "Training", colour: "--chart-1" });
+  const validation = (key) => ({ key, label: "Validation", colour: "--chart-2", dash: [6, 3] });
   const SERIES = {
-    loss: [
-      { key: "loss", label: "Training", colour: "--chart-1" },
-      { key: "val_loss", label: "Validation", colour: "--chart-2", dash: [6, 3] },
-    ],
-    quality: [
-      { key: "accuracy", label: "Training accuracy", colour: "--chart-1" },
-      { key: "val_accuracy", label: "Validation accuracy", colour: "--chart-2", dash: [6, 3] },
-      { key: "val_auc", label: "Validation AUC", colour: "--chart-3", dash: [2, 3] },
-    ],
+    loss: [training("loss"), validation("val_loss")],
+    auc: [training("auc"), validation("val_auc")],
+    accuracy: [training("accuracy"), validation("val_accuracy")],
+    rate: [{ key: "learning_rate", label: "Learning rate", colour: "--chart-3" }],
+  };
+  const AXES = {
+    loss: () => axis("Loss", { beginAtZero: true }),
+    auc: () => axis("AUC", { suggestedMin: 0.5, max: 1 }),
+    accuracy: () => axis("Fraction of 1", { suggestedMin: 0.5, max: 1 }),
+    rate: () => axis("Learning rate", { beginAtZero: true }),
   };
   const POINTS = ["circle", "rect", "triangle"];
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -27,7 +30,7 @@
 
   function chart(canvas) {
     const name = canvas.dataset.chart;
-    const y = name === "loss" ? axis("Loss", { beginAtZero: true }) : axis("Fraction of 1", { max: 1 });
+    const y = AXES[name]();
     return new Chart(canvas, {
       type: "line",
       data: { labels: [], datasets: SERIES[name].map(dataset) },
@@ -35,6 +38,7 @@
         animation: false,
         maintainAspectRatio: false,
         interaction: { mode: "index", intersect: false },
+        spanGaps: true,
         plugins: { legend: { position: "bottom", labels: { usePointStyle: true, boxWidth: 8, boxHeight: 8 } } },
         scales: { x: axis("Epoch"), y },
       },
@@ -61,15 +65,18 @@
     }
   }
 
-  async function renew() {
-    const answer = await fetch(root.dataset.curvesUrl, { headers: { "X-Poll": "1", Accept: "application/json" } });
-    if (!answer.ok || answer.redirected) return;
-    const curves = await answer.json();
+  function draw(curves) {
     for (const item of charts) {
       item.data.labels = curves.epoch;
-      for (const data of item.data.datasets) data.data = curves[data.key];
+      // Runs of earlier releases did not keep every figure.
+      for (const data of item.data.datasets) data.data = curves[data.key] ?? [];
       item.update();
     }
+  }
+
+  async function renew() {
+    const answer = await fetch(root.dataset.curvesUrl, { headers: { "X-Poll": "1", Accept: "application/json" } });
+    if (answer.ok && !answer.redirected) draw(await answer.json());
   }
 
   async function keepRenewing() {
@@ -80,5 +87,6 @@
 
   paint();
   document.addEventListener("themechange", paint);
-  keepRenewing();
+  if (root.dataset.curvesUrl) keepRenewing();
+  else draw(JSON.parse(document.getElementById(root.dataset.curves).textContent));
 })();

@@ -23,7 +23,10 @@ from tests.factories import (
     ModelVersionFactory,
     PredictionFactory,
     PreparationFactory,
+    SavedPresetFactory,
     ScanFactory,
+    SearchFactory,
+    SpeedTestFactory,
     TeamFactory,
     TrainingRunFactory,
     UploadFactory,
@@ -132,6 +135,7 @@ def world(team: Team, settings: Any) -> SimpleNamespace:
     preparation = PreparationFactory(dataset=dataset)
     put_cache(preparation)
     run = TrainingRunFactory(preparation=preparation)
+    search = SearchFactory(preparation=preparation)
     metric = EpochMetricFactory(run=run)
     version = ModelVersionFactory(condition=condition, dataset_name=dataset.name)
     return SimpleNamespace(
@@ -144,7 +148,10 @@ def world(team: Team, settings: Any) -> SimpleNamespace:
         preparation=preparation,
         upload=UploadFactory(dataset=dataset),
         run=run,
+        search=search,
         metric=metric,
         version=version,
         prediction=PredictionFactory(version=version),
+        speed_test=SpeedTestFactory(),
+        preset=SavedPresetFactory(team=team),
     )

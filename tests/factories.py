@@ -12,7 +12,7 @@ from datasets.models import Dataset, DatasetImage, Finding, Preparation, Scan, U
 from inference.models import Prediction
 from registry.models import ModelVersion
 from training.configurations import PRESETS
-from training.models import EpochMetric, TrainingRun
+from training.models import EpochMetric, SavedPreset, Search, SpeedTest, TrainingRun
 from xrayplatform.conditions import Condition
 from xrayplatform.jobs import Job
 from xrayplatform.teams import Team
@@ -138,6 +138,16 @@ class TrainingRunFactory(factory.django.DjangoModelFactory):
     epochs = 5
 
 
+class SearchFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = Search
+
+    name = "Learning rates"
+    preparation = factory.SubFactory(PreparationFactory)
+    mode = "grid"
+    parameters = factory.LazyFunction(lambda: {"architectures": ["Custom_CNN"], "values": {"learning_rate": [0.001]}})
+
+
 class EpochMetricFactory(factory.django.DjangoModelFactory):
     class Meta:
         model = EpochMetric
@@ -146,6 +156,26 @@ class EpochMetricFactory(factory.django.DjangoModelFactory):
     epoch = factory.Sequence(lambda n: n + 1)
     loss = 0.5
     accuracy = 0.8
+
+
+class SpeedTestFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = SpeedTest
+
+    architecture = "VGG16"
+    image_size = 299
+    batch_size = 1
+    state = Job.State.SUCCEEDED
+    step_seconds = 2.0
+    start_seconds = 20.0
+
+
+class SavedPresetFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = SavedPreset
+
+    name = factory.Sequence(lambda n: f"Preset {n}")
+    configuration = factory.LazyFunction(lambda: PRESETS["standard"].configuration.with_options(epochs=7).to_json())
 
 
 class ModelVersionFactory(factory.django.DjangoModelFactory):

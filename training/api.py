@@ -10,12 +10,31 @@ from rest_framework import mixins, status
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.viewsets import GenericViewSet
+from rest_framework.viewsets import ViewSet
 
 from xrayplatform.http import row_filter
 
+from .live_api import LiveActions
+from .ml.architectures import ARCHITECTURES
 from .models import TrainingRun
-from .serializers import EpochMetricSerializer, RunLogSerializer, RunSerializer, StartRunSerializer
+from .queue_api import PRIORITIES, PrioritySerializer
+from .serializers import (
+    ArchitectureSerializer,
+    EpochMetricSerializer,
+    RunLogSerializer,
+    RunSerializer,
+    StartRunSerializer,
+)
+
+
+class ArchitectureViewSet(ViewSet):
+    """The architectures that can be trained, and whether their ImageNet weights are on this server."""
+
+    permissions = {"list": "training.view_trainingrun"}
+
+    @extend_schema(responses=ArchitectureSerializer(many=True))
+    def list(self, request: Request) -> Response:
+        return Response(ArchitectureSerializer(ARCHITECTURES.values(), many=True).data)
 
 
 class RunFilter(django_filters.FilterSet):
@@ -26,7 +45,7 @@ class RunFilter(django_filters.FilterSet):
         fields = ["state", "architecture", "preparation"]
 
 
-class RunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
+class RunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, LiveActions):
     """Training runs: start, follow, cancel."""
 
     queryset = TrainingRun.objects.none()
@@ -37,8 +56,10 @@ class RunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSe
         "retrieve": "training.view_trainingrun",
         "create": "training.add_trainingrun",
         "cancel": "training.cancel_trainingrun",
+        "prioritise": "training.prioritise_trainingrun",
         "metrics": "training.view_epochmetric",
         "log": "training.view_trainingrun",
+        **LiveActions.live_permissions,
     }
 
     def get_queryset(self) -> QuerySet:
@@ -57,6 +78,8 @@ class RunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSe
                 values["configuration"],
                 request.user,
                 preset=values["preset"],
+                initial=values["initial"],
+                version=values["initial_version"],
             )
             run.enqueue()
         return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
@@ -67,6 +90,16 @@ class RunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSe
         """Ask the run to stop; it ends within 30 seconds."""
         run = self.get_object()
         run.request_cancel(request.user)
+        return Response(RunSerializer(run).data)
+
+    @extend_schema(request=PrioritySerializer, responses=RunSerializer)
+    @action(detail=True, methods=["post"])
+    def prioritise(self, request: Request, pk: Any = None) -> Response:
+        """Change the place of a waiting run in the queue."""
+        wanted = PrioritySerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        run = self.get_object()
+        run.prioritise(PRIORITIES[wanted.validated_data["priority"]], request.user)
         return Response(RunSerializer(run).data)
 
     @extend_schema(responses=EpochMetricSerializer(many=True))

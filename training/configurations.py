@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from datasets.enhancement import STEPS as PREPROCESSING_STEPS
+from datasets.enhancement import ordered
+
 OPTIMIZERS = ("adamw", "adam", "sgd")
-# What people may choose beside a preset.
-USER_OPTIONS = ("epochs", "batch_size", "learning_rate", "seed")
 SCHEDULES = ("cosine", "constant", "step", "plateau")
 BALANCES = ("weights", "sampling", "none")
-# Steps that a preparation can apply to the pixels beyond the usual; see datasets.imaging.
-PREPROCESSING = ("crop_borders", "clahe", "equalise")
+# Steps that a preparation can apply to the pixels beyond the usual; see datasets.enhancement.
+PREPROCESSING = tuple(PREPROCESSING_STEPS)
 
 
 class ConfigurationError(ValueError):
@@ -53,37 +54,196 @@ class _Range:
         return f"{noun} {bounds}"
 
 
-_RANGES = {
-    "epochs": _Range(int, 1, 500),
-    "batch_size": _Range(int, 1, 512),
-    "learning_rate": _Range(float, 0, 1, above=True),
-    "weight_decay": _Range(float, 0, 0.5),
-    "warmup_fraction": _Range(float, 0, 0.5),
-    "label_smoothing": _Range(float, 0, 0.3),
-    "dropout": _Range(float, 0, 0.8),
-    "early_stopping_patience": _Range(int, 1, 100),
-    "minimum_steps": _Range(int, 1, 1000),
-    "head_epochs": _Range(int, 0, 50),
-    "fine_tuning_factor": _Range(float, 0, 1, above=True),
-    "fine_tuning_depth": _Range(float, 0, 1),
-    "layer_decay": _Range(float, 0.1, 1),
-    "step_epochs": _Range(int, 1, 200),
-    "step_factor": _Range(float, 0.01, 0.9),
-    "image_size": _Range(int, 32, 1024),
-    "seed": _Range(int, 0, 2**31 - 1),
-    "shift": _Range(float, 0, 0.3),
-    "zoom": _Range(float, 0, 0.5),
-    "rotation": _Range(float, 0, 45),
-    "contrast": _Range(float, 0, 0.9),
-    "brightness": _Range(float, 0, 0.5),
-    "gamma": _Range(float, 0, 0.9),
-    "blur": _Range(float, 0, 3),
-    "noise": _Range(float, 0, 0.2),
-    "erase": _Range(float, 0, 0.5),
-}
-_CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "balance": BALANCES}
-_OPTIONAL = ("batch_size", "learning_rate", "minimum_steps", "image_size", "preprocessing")
-_FLAGS = ("flip", "mixed_precision", "deterministic")
+GROUPS = ("Optimisation", "Regularisation", "Transfer", "Images", "Augmentation", "Machine")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field of a configuration, as pages, the API and the command line offer it.
+
+    range: of a number; choices: the values of a choice with their words. Without either it is a switch, or the list of
+    preprocessing steps. empty: what a value of None means, where None is allowed.
+    """
+
+    name: str
+    group: str
+    label: str
+    help: str
+    range: _Range | None = None
+    choices: Mapping[str, str] = field(default_factory=dict)
+    empty: str = ""
+
+    @property
+    def is_switch(self) -> bool:
+        return self.range is None and not self.choices and self.name != "preprocessing"
+
+    def words(self, value: Any) -> str:
+        """A value as pages show it."""
+        if value is None:
+            return self.empty
+        if self.name == "preprocessing":
+            return ", ".join(PREPROCESSING_STEPS[step] for step in value) or "none"
+        if self.is_switch:
+            return "on" if value else "off"
+        return self.choices.get(value, str(value)) if self.choices else f"{value:g}"
+
+    def check(self, value: Any) -> Any:
+        """The value as the configuration keeps it. Raises ConfigurationError, which names the field."""
+        if self.empty and value is None:
+            return None
+        if self.name == "preprocessing":
+            return _checked_steps(value)
+        if self.range is not None:
+            return self.range.check(self.name, value)
+        if self.choices and value not in self.choices:
+            raise ConfigurationError(
+                self.name, f"{_words(self.name)} must be one of {', '.join(self.choices)}, not {value!r}."
+            )
+        if self.is_switch and not isinstance(value, bool):
+            raise ConfigurationError(self.name, f"{_words(self.name)} must be true or false, not {value!r}.")
+        return value
+
+
+# Every option, in the order in which pages show them. The words are those of all three ways to start a training.
+OPTIONS: dict[str, Option] = {
+    option.name: option
+    for option in (
+        Option(
+            "epochs", "Optimisation", "Epochs", "How often all training images are gone through.",
+            _Range(int, 1, 500),
+        ),
+        Option(
+            "batch_size", "Optimisation", "Batch size",
+            "Images in one step. Smaller needs less memory; much smaller learns less steadily.",
+            _Range(int, 1, 512), empty="the architecture's own",
+        ),
+        Option(
+            "learning_rate", "Optimisation", "Learning rate",
+            "Largest step of the weights. If the loss jumps, take a third of it; if it hardly falls, three times.",
+            _Range(float, 0, 1, above=True), empty="the architecture's own",
+        ),
+        Option(
+            "optimizer", "Optimisation", "Optimizer", "How a step follows from the gradients.",
+            choices={"adamw": "AdamW", "adam": "Adam", "sgd": "SGD with momentum"},
+        ),
+        Option(
+            "schedule", "Optimisation", "Schedule", "How the learning rate changes in the course of the training.",
+            choices={
+                "cosine": "Cosine, after a warm-up", "constant": "Constant", "step": "In steps",
+                "plateau": "Halved when validation stands still",
+            },
+        ),
+        Option(
+            "warmup_fraction", "Optimisation", "Warm-up", "Share of all steps in which the rate rises; cosine only.",
+            _Range(float, 0, 0.5),
+        ),
+        Option(
+            "step_epochs", "Optimisation", "Epochs of a step", "Epochs after which the rate falls; in steps only.",
+            _Range(int, 1, 200),
+        ),
+        Option(
+            "step_factor", "Optimisation", "Factor of a step", "What is left of the rate then; in steps only.",
+            _Range(float, 0.01, 0.9),
+        ),
+        Option(
+            "early_stopping_patience", "Optimisation", "Early stopping patience",
+            "Epochs without a better validation after which the training ends.", _Range(int, 1, 100),
+        ),
+        Option(
+            "minimum_steps", "Optimisation", "Least steps of an epoch",
+            "A small dataset is gone through several times an epoch until there are so many.",
+            _Range(int, 1, 1000), empty="the architecture's own",
+        ),
+        Option(
+            "balance", "Regularisation", "Classes of different size",
+            "How a rare class is kept from being overlooked.",
+            choices={
+                "weights": "Weigh the rare class more", "sampling": "Show all classes equally often",
+                "none": "Leave them as they are",
+            },
+        ),
+        Option(
+            "weight_decay", "Regularisation", "Weight decay", "Pull of all weights towards zero; AdamW only.",
+            _Range(float, 0, 0.5),
+        ),
+        Option(
+            "label_smoothing", "Regularisation", "Label smoothing",
+            "Doubt about the labels: keeps the network from being too sure of itself.",
+            _Range(float, 0, 0.3),
+        ),
+        Option(
+            "dropout", "Regularisation", "Dropout", "Share of the features that is hidden from the head in each step.",
+            _Range(float, 0, 0.8),
+        ),
+        Option(
+            "head_epochs", "Transfer", "Epochs of the head",
+            "With pretrained weights: epochs in which only the new last layer learns.", _Range(int, 0, 50),
+        ),
+        Option(
+            "fine_tuning_factor", "Transfer", "Fine-tuning rate",
+            "Learning rate of the fine-tuning afterwards, as a share of the learning rate.",
+            _Range(float, 0, 1, above=True),
+        ),
+        Option(
+            "fine_tuning_depth", "Transfer", "Fine-tuning depth",
+            "Share of the layers, from the last one, that are tuned; the others stay frozen. 0: the head alone learns.",
+            _Range(float, 0, 1),
+        ),
+        Option(
+            "layer_decay", "Transfer", "Rate of deeper layers",
+            "Rate of each deeper fifth of the tuned layers, as a share of that of the fifth above.",
+            _Range(float, 0.1, 1),
+        ),
+        Option(
+            "image_size", "Images", "Image size", "Side in pixels; the newest preparation with this size is used.",
+            _Range(int, 32, 1024), empty="that of the newest preparation",
+        ),
+        Option(
+            "preprocessing", "Images", "Preprocessing", "Steps that the preparation must have applied to the pixels.",
+            empty="that of the newest preparation",
+        ),
+        Option("flip", "Augmentation", "Flip", "Swap left and right at random. Only for anatomy without a side."),
+        Option(
+            "shift", "Augmentation", "Shift", "Largest displacement, as a share of the side.",
+            _Range(float, 0, 0.3),
+        ),
+        Option("zoom", "Augmentation", "Zoom", "Largest change of size.", _Range(float, 0, 0.5)),
+        Option("rotation", "Augmentation", "Rotation", "Largest angle, in degrees.", _Range(float, 0, 45)),
+        Option("contrast", "Augmentation", "Contrast", "Largest change of contrast.", _Range(float, 0, 0.9)),
+        Option(
+            "brightness", "Augmentation", "Brightness", "Largest change of the grey value, where white is 1.",
+            _Range(float, 0, 0.5),
+        ),
+        Option(
+            "gamma", "Augmentation", "Gamma",
+            "Largest bend of the grey curve, as other devices have one; 0.3 is strong.",
+            _Range(float, 0, 0.9),
+        ),
+        Option(
+            "blur", "Augmentation", "Blur", "Largest blur, in pixels at a size of 224.", _Range(float, 0, 3),
+        ),
+        Option(
+            "noise", "Augmentation", "Noise", "Strongest noise, as a share of the range from black to white.",
+            _Range(float, 0, 0.2),
+        ),
+        Option(
+            "erase", "Augmentation", "Erase", "Largest side of a rectangle that is wiped out, as a share of the side.",
+            _Range(float, 0, 0.5),
+        ),
+        Option("seed", "Machine", "Seed", "The same seed draws the same random numbers.", _Range(int, 0, 2**31 - 1)),
+        Option(
+            "mixed_precision", "Machine", "Half precision",
+            "Compute with 16-bit numbers where the graphics processor gains by it; elsewhere this changes nothing.",
+        ),
+        Option(
+            "deterministic", "Machine", "Same result every time",
+            "The same bits in every repetition with the same seed, for a slower training.",
+        ),
+    )
+}  # fmt: skip
+# What people may choose beside a preset: everything.
+USER_OPTIONS = tuple(OPTIONS)
+AUGMENTATION = tuple(name for name, option in OPTIONS.items() if option.group == "Augmentation")
 
 
 @dataclass(frozen=True)
@@ -145,8 +305,8 @@ class Configuration:
     erase: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            object.__setattr__(self, field.name, _checked(field.name, getattr(self, field.name)))
+        for name, option in OPTIONS.items():
+            object.__setattr__(self, name, option.check(getattr(self, name)))
 
     def to_json(self) -> dict[str, Any]:
         values = asdict(self)
@@ -170,40 +330,40 @@ class Configuration:
         return self.from_json({**asdict(self), **options})
 
 
-def _checked(field: str, value: Any) -> Any:
-    if field in _OPTIONAL and value is None:
-        return None
-    if field in _RANGES:
-        return _RANGES[field].check(field, value)
-    if field in _CHOICES and value not in _CHOICES[field]:
-        raise ConfigurationError(field, f"{_words(field)} must be one of {', '.join(_CHOICES[field])}, not {value!r}.")
-    if field == "preprocessing":
-        return _checked_steps(value)
-    if field in _FLAGS and not isinstance(value, bool):
-        raise ConfigurationError(field, f"{_words(field)} must be true or false, not {value!r}.")
-    return value
-
-
 def _checked_steps(value: Any) -> tuple[str, ...]:
-    known = ", ".join(PREPROCESSING)
     if isinstance(value, str) or not isinstance(value, list | tuple):
+        known = ", ".join(PREPROCESSING)
         raise ConfigurationError("preprocessing", f"Preprocessing must be a list of steps ({known}), not {value!r}.")
-    for step in value:
-        if step not in PREPROCESSING:
-            raise ConfigurationError("preprocessing", f"There is no preprocessing step {step!r}; there are {known}.")
-    # The order is that of the pipeline, not that of the choice.
-    return tuple(step for step in PREPROCESSING if step in value)
+    try:
+        return ordered(value)
+    except ValueError as error:
+        raise ConfigurationError("preprocessing", str(error)) from error
 
 
 def _refuse_unknown(options: Mapping[str, Any]) -> None:
-    known = [field.name for field in fields(Configuration)]
     for name in options:
-        if name not in known:
-            raise ConfigurationError(name, f"There is no training option {name!r}; there are {', '.join(known)}.")
+        if name not in OPTIONS:
+            raise ConfigurationError(name, f"There is no training option {name!r}; there are {', '.join(OPTIONS)}.")
+
+
+def complaints(options: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with each of some options, by its name; empty if nothing is."""
+    found = {}
+    for name, value in options.items():
+        try:
+            _refuse_unknown({name: value})
+            OPTIONS[name].check(value)
+        except ConfigurationError as error:
+            found[name] = str(error)
+    return found
 
 
 def _words(field: str) -> str:
     return field.replace("_", " ").capitalize()
+
+
+# What a preset that somebody saved is chosen with, before its number.
+SAVED = "saved:"
 
 
 @dataclass(frozen=True)
@@ -215,6 +375,11 @@ class Preset:
     description: str
     expectation: str
     configuration: Configuration
+
+    @property
+    def recorded(self) -> str:
+        """What a run keeps of it: of one that somebody saved the name, since it may be deleted."""
+        return self.label if self.id.startswith(SAVED) else self.id
 
 
 PRESETS: dict[str, Preset] = {

@@ -1,7 +1,8 @@
-"""Run one training in a process of its own: start it, keep its lease, watch it, cancel it, explain its death.
+"""Run one training in a process of its own: start it, keep its lease, watch it, stop it, explain its death.
 
 The supervisor runs in a queue worker and never imports TensorFlow; the child (`manage.py train_run ID`) alone does.
-The child ends its run itself (finished, failed with a reason); whatever ends the child otherwise is explained here.
+The child ends its run itself (finished, failed with a reason), or hands it back at a checkpoint; whatever ends the
+child otherwise is explained here, and the run goes on in another child as long as it has attempts left.
 """
 
 import logging
@@ -10,64 +11,79 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import psutil
 from django.conf import settings
 from django.db import OperationalError, close_old_connections
+from django.utils import timezone
 
-from xrayplatform.jobs import JobCancelled, JobError, LeaseLost
+from xrayplatform import system
+from xrayplatform.jobs import Interrupted, JobCancelled, LeaseLost
+from xrayplatform.processes import die_with_parent, signal_group, stop_group
+from xrayplatform.watchdog import LIFELINE_VARIABLE, is_stopping
 
+from .ml.architectures import ARCHITECTURES
 from .models import TrainingRun
+from .models.run import LEASE_VARIABLE
+
+__all__ = ["LEASE_VARIABLE", "PARENT_VARIABLE", "die_with_parent", "supervise"]
 
 logger = logging.getLogger(__name__)
 PARENT_VARIABLE = "TRAINING_SUPERVISOR_PID"
-TOKEN_VARIABLE = "TRAINING_LEASE_TOKEN"  # noqa: S105 - the name of the variable
 POLL_SECONDS = 1.0
-RENEW_EVERY_SECONDS = 15.0
-CANCEL_GRACE_SECONDS = 20.0
-TERMINATE_GRACE_SECONDS = 8.0
+RENEW_EVERY_SECONDS = 5.0
+# From the request to the end at most: the poll, then these two; below the promised 30 seconds.
+CANCEL_GRACE_SECONDS = 10.0
+TERMINATE_GRACE_SECONDS = 5.0
+# When the worker itself is to stop: time for a checkpoint, within what the watchdog allows.
+DRAIN_GRACE_SECONDS = 30.0
+# A process that used this share of all memory and was killed was most likely killed for that.
+MEMORY_EXHAUSTED = 0.9
 
 
-def supervise(run: TrainingRun, on_beat: Callable[[], None] = lambda: None) -> None:
-    """See a claimed run through; `on_beat` is called with each renewal of the lease.
+def supervise(run: TrainingRun) -> None:
+    """See a claimed run through until its child has ended it or handed it back.
 
-    Raises JobError with the reason when the child died without giving one.
+    Raises Interrupted with the reason when the child ended otherwise, JobCancelled when that was asked for, and
+    LeaseLost when the run was taken away from this process.
     """
     run.log_path.parent.mkdir(parents=True, exist_ok=True)
+    kills_before = system.oom_kills()
     with run.log_path.open("ab") as log:
         child = _start(run, log.fileno())
+    watch = _Watch(run, child)
     try:
-        run.write(child_pid=child.pid, message="Starting")
-        _watch(run, child, on_beat)
+        run.write(child_pid=child.pid, message="Starting", phase="starting", progress_at=timezone.now())
+        watch.until_it_ends()
     except LeaseLost:
         # The child ends its own run, which ends the lease too; only a run that still goes on was really taken away.
-        _stop(child)
-        if _ended_by_child(run):
-            return
-        raise
+        stop_group(child, TERMINATE_GRACE_SECONDS)
+        if not _left_by_child(run, child):
+            raise
     except BaseException:
-        _stop(child)
+        stop_group(child, TERMINATE_GRACE_SECONDS)
         raise
     finally:
-        run.clean_up()
-    if not _ended_by_child(run):
-        raise _explain(child.returncode)
+        _clean_up(run)
+    if _still_ours(run):
+        raise _explain(run, child.returncode, watch, system.oom_kills() > kills_before)
 
 
 def _start(run: TrainingRun, log: int) -> "subprocess.Popen[bytes]":
     command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "train_run", str(run.pk)]
     environment = {
         **os.environ,
-        TOKEN_VARIABLE: str(run.lease_token),
+        LEASE_VARIABLE: str(run.lease_token),
         PARENT_VARIABLE: str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
     }
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # The child must not believe that it is a queue cluster.
-    environment.pop("Q_CLUSTER_NAME", None)
+    for name in ("Q_CLUSTER_NAME", LIFELINE_VARIABLE):
+        environment.pop(name, None)
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -79,39 +95,91 @@ def _start(run: TrainingRun, log: int) -> "subprocess.Popen[bytes]":
     )
 
 
-def _watch(run: TrainingRun, child: "subprocess.Popen[bytes]", on_beat: Callable[[], None]) -> None:
-    """Until the child has ended: renew the lease, note its memory, and stop it on request."""
-    renewed = 0.0
-    asked_at: float | None = None
-    while child.poll() is None:
-        time.sleep(POLL_SECONDS)
-        close_old_connections()
-        try:
-            if time.monotonic() - renewed >= RENEW_EVERY_SECONDS or _cancel_requested(run):
-                on_beat()
-                run.renew(peak_memory=max(run.peak_memory, _memory(child.pid)))
-                renewed = time.monotonic()
-        except JobCancelled:
-            asked_at = asked_at or time.monotonic()
-            if time.monotonic() - asked_at > CANCEL_GRACE_SECONDS:
-                _stop(child)
-        except LeaseLost:
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(POLL_SECONDS * 5)
-            raise
-        except OperationalError as error:
-            # The lease outlives two minutes without the database; the training need not end for a shorter pause.
-            logger.warning("%s: the database did not answer: %s", run, error)
-    if _cancel_requested(run) and not _ended_by_child(run):
-        raise JobCancelled
+@dataclass
+class _Watch:
+    """Looks after a running child. Times are of the monotonic clock: somebody may set the other one."""
+
+    run: TrainingRun
+    child: "subprocess.Popen[bytes]"
+    renewed: float = 0.0
+    cancel_asked: float | None = None
+    drain_asked: float | None = None
+    progress_at: datetime | None = None
+    progress_seen: float = field(default_factory=time.monotonic)
+    # Why this process stopped the child; "" when it did not.
+    stopped: str = ""
+
+    def until_it_ends(self) -> None:
+        """Renew the lease, note the memory, and stop the child on request or when it is stuck. Raises LeaseLost."""
+        while self.child.poll() is None:
+            time.sleep(POLL_SECONDS)
+            close_old_connections()
+            try:
+                self._look()
+            except LeaseLost:
+                with suppress(subprocess.TimeoutExpired):
+                    self.child.wait(POLL_SECONDS * 5)
+                raise
+            except OperationalError as error:
+                # The lease outlives two minutes without the database; the training need not end for a shorter pause.
+                logger.warning("%s: the database did not answer: %s", self.run, error)
+
+    def _look(self) -> None:
+        row = TrainingRun.objects.filter(pk=self.run.pk).values("cancel_requested", "progress_at").first()
+        if row is None:
+            raise LeaseLost(f"{self.run} is gone.")
+        if time.monotonic() - self.renewed >= RENEW_EVERY_SECONDS:
+            # Asked to cancel or not: the lease is renewed until the child has ended.
+            with suppress(JobCancelled):
+                self.run.renew(peak_memory=max(self.run.peak_memory, _memory(self.child.pid)))
+            self.renewed = time.monotonic()
+        if row["cancel_requested"]:
+            self._cancel()
+        elif is_stopping():
+            self._drain()
+        else:
+            self._expect_progress(row["progress_at"])
+
+    def _cancel(self) -> None:
+        """The child sees the request by itself; it is stopped when it does not answer."""
+        self.cancel_asked = self.cancel_asked or time.monotonic()
+        if time.monotonic() - self.cancel_asked > CANCEL_GRACE_SECONDS:
+            self._stop("cancelled")
+
+    def _drain(self) -> None:
+        if self.drain_asked is None:
+            self.drain_asked = time.monotonic()
+            signal_group(self.child.pid, signal.SIGTERM)
+        elif time.monotonic() - self.drain_asked > DRAIN_GRACE_SECONDS:
+            self._stop("drained")
+
+    def _expect_progress(self, at: datetime | None) -> None:
+        if at != self.progress_at:
+            self.progress_at, self.progress_seen = at, time.monotonic()
+        elif time.monotonic() - self.progress_seen > settings.TRAINING_STALL_MINUTES * 60:
+            self._stop("stalled")
+
+    def _stop(self, why: str) -> None:
+        self.stopped = why
+        stop_group(self.child, TERMINATE_GRACE_SECONDS)
 
 
-def _cancel_requested(run: TrainingRun) -> bool:
-    return TrainingRun.objects.filter(pk=run.pk, cancel_requested=True).exists()
+def _still_ours(run: TrainingRun) -> bool:
+    held = TrainingRun.objects.filter(pk=run.pk, lease_token=run.lease_token, state=run.State.RUNNING)
+    return held.exists()
 
 
-def _ended_by_child(run: TrainingRun) -> bool:
-    return not TrainingRun.objects.active().filter(pk=run.pk).exists()
+def _left_by_child(run: TrainingRun, child: "subprocess.Popen[bytes]") -> bool:
+    """Whether the child itself ended the run or handed it back, and did not find that somebody else had taken it."""
+    ended = not TrainingRun.objects.active().filter(pk=run.pk).exists()
+    return ended or child.returncode == 0
+
+
+def _clean_up(run: TrainingRun) -> None:
+    """The checkpoints stay as long as somebody will go on from them."""
+    with suppress(OperationalError):
+        if not TrainingRun.objects.active().filter(pk=run.pk).exists():
+            run.clean_up()
 
 
 def _memory(pid: int) -> int:
@@ -121,46 +189,54 @@ def _memory(pid: int) -> int:
         return 0
 
 
-def _stop(child: "subprocess.Popen[bytes]") -> None:
-    """End the child's whole session: asked first, killed if it does not listen."""
-    if child.poll() is not None:
-        return
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(TERMINATE_GRACE_SECONDS)
-            return
+# -- Why a child ended that did not end its run
 
 
-def _explain(code: int | None) -> JobError:
+def _explain(run: TrainingRun, code: int | None, watch: _Watch, oom_kill: bool) -> Exception:
+    run.refresh_from_db()
+    if run.cancel_requested:
+        return JobCancelled()
+    if watch.drain_asked is not None:
+        return Interrupted("The training worker was stopped or restarted.", counted=False)
+    if watch.stopped:
+        return Interrupted(
+            f"There was no progress for {settings.TRAINING_STALL_MINUTES:g} minutes; the training process was ended.",
+            "Look at the end of the log. A larger TRAINING_STALL_MINUTES gives a very slow machine more time.",
+        )
+    if code == -signal.SIGKILL and (oom_kill or run.peak_memory > MEMORY_EXHAUSTED * system.memory_limit()):
+        return _out_of_memory(run)
+    return _died(code)
+
+
+def _out_of_memory(run: TrainingRun) -> Interrupted:
+    """Half the batch next time. Not one of the attempts as long as it can be halved: that ends by itself."""
+    size = run.batch_size or run.configuration.get("batch_size") or ARCHITECTURES[run.architecture].batch_size
+    happened = f"The machine ran out of memory with batches of {_images(size)}."
+    hint = "Use a smaller architecture or image size, or free memory; System Status shows how much there is."
+    if size == 1:
+        return Interrupted(happened, hint)
+    half = size // 2
+    reason = f"{happened} Going on with batches of {_images(half)}."
+    return Interrupted(reason, hint, counted=False, batch_size=half)
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
+
+
+def _died(code: int | None) -> Interrupted:
     if code == -signal.SIGKILL:
-        return JobError(
-            "The training process was killed, most likely because the machine ran out of memory.",
-            "Use a smaller batch size or architecture, or free memory; System Status shows how much there is.",
+        return Interrupted(
+            "The training process was killed.",
+            "If nobody killed it on purpose, the machine may lack memory: use a smaller batch size or architecture, "
+            "or free memory; System Status shows how much there is.",
         )
     if code is not None and code < 0:
-        return JobError(
+        return Interrupted(
             f"The training process was stopped by signal {signal.Signals(-code).name}.",
             "If nobody stopped it on purpose, look at the end of the log and tell an administrator.",
         )
-    return JobError(
+    return Interrupted(
         f"The training process ended with status {code} and gave no reason.",
         "Look at the end of the log and tell an administrator.",
     )
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask Linux to end this process when its supervisor dies, so that no training goes on unseen."""
-    if not sys.platform.startswith("linux"):
-        return
-    import ctypes
-
-    set_parent_death_signal = 1
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("The supervisor of this training is gone.")
-
-
-def pretrained_folder() -> Path:
-    return Path(settings.MODEL_ROOT) / "pretrained"

@@ -1,34 +1,38 @@
 """Pages: Model Training, one run with its live view, and the fragments that keep it live."""
 
-import base64
+from datetime import timedelta
 from typing import Any
 
-import numpy as np
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from datasets.cache import CacheError, open_cache
-from datasets.imaging import to_png
+from datasets.cache import CacheError
 from datasets.models import Dataset, Preparation
+from registry.models import ModelVersion
 from xrayplatform import audit
 from xrayplatform.access import allow
+from xrayplatform.audit import AuditEntry
 from xrayplatform.http import HtmxHttpRequest
 from xrayplatform.jobs import JobError
-from xrayplatform.system import resources
 
-from .configurations import PRESETS
+from .advice import warnings_of
+from .configurations import AUGMENTATION, Configuration
 from .forms import RunForm
-from .ml import augmentation
-from .ml.architectures import ARCHITECTURES, pretrained_weights
-from .models import NotPrepared, TrainingRun
-from .supervisor import pretrained_folder
+from .live import live_view
+from .live_views import NoteForm
+from .ml.architectures import ARCHITECTURES
+from .models import NotPrepared, SavedPreset, TrainingRun
+from .preflight import prepare_url
+from .pretrained import weights_state
+from .previews import changed_images
 
-# Images of the preview, and how often each is shown changed.
-PREVIEWED, VARIANTS = 4, 3
+# While strengths are moved the same pictures are shown again and again; that is one look at them.
+LOOK_LASTS = timedelta(minutes=10)
 
 
 @allow("training.view_trainingrun")
@@ -42,45 +46,80 @@ def run_list(request: HttpRequest) -> HttpResponse:
 
 @allow("training.add_trainingrun")
 @require_http_methods(["GET", "POST"])
-def run_create(request: HttpRequest) -> HttpResponse:
+def run_create(request: HtmxHttpRequest) -> HttpResponse:
+    if request.method == "GET" and request.htmx:
+        # Another configuration was chosen: what its options are, beside what was entered already.
+        form = RunForm(None, user=request.user, initial=request.GET.dict() | _listed(request))
+        return render(request, "training/_run_options.html", {"form": form})
     form = RunForm(request.POST or None, user=request.user, initial=_initial(request))
     unprepared = None
     if request.method == "POST" and form.is_valid():
         try:
-            with transaction.atomic():
-                run = TrainingRun.create(
-                    form.cleaned_data["dataset"],
-                    form.cleaned_data["architecture"],
-                    form.run_configuration,
-                    request.user,
-                    preset=form.cleaned_data["configuration"],
-                )
-                run.enqueue()
-            return redirect(run)
-        except NotPrepared:
-            unprepared = form.cleaned_data["dataset"]
+            return redirect(_start(request, form))
+        except NotPrepared as error:
+            unprepared = error
         except JobError as error:
             messages.error(request, f"{error} {error.hint}")
     context = {
         "form": form,
         "unprepared": unprepared,
+        "prepare_url": prepare_url(form.cleaned_data["dataset"], unprepared) if unprepared else "",
         "datasets": Dataset.objects.visible_to(request.user).filter(state=Dataset.State.PRESENT).for_pages(),
-        "architectures": [
-            (item, pretrained_weights(key, pretrained_folder()) is not None) for key, item in ARCHITECTURES.items()
-        ],
-        "presets": PRESETS.items(),
+        "architectures": [(item, weights_state(item)) for item in ARCHITECTURES.values()],
     }
     return render(request, "training/run_create.html", context, status=200 if request.method == "GET" else 400)
 
 
+def _start(request: HttpRequest, form: RunForm) -> TrainingRun:
+    with transaction.atomic():
+        run = TrainingRun.create(
+            form.cleaned_data["dataset"],
+            form.cleaned_data["architecture"],
+            form.run_configuration,
+            request.user,
+            preset=form.run_preset.recorded,
+            initial=form.cleaned_data["initial"],
+            version=form.cleaned_data["initial_version"],
+        )
+        run.enqueue()
+    for warning in warnings_of(run.configuration, run.preparation.dataset.condition):
+        messages.warning(request, warning)
+    return run
+
+
+def _listed(request: HttpRequest) -> dict[str, Any]:
+    return {"preprocessing": request.GET.getlist("preprocessing") or None}
+
+
 def _initial(request: HttpRequest) -> dict[str, object]:
-    """The dataset that the link named, otherwise the one that was prepared last."""
+    """The dataset that the link named, otherwise the one that was prepared last; the version that it named."""
     prepared = Preparation.objects.visible_to(request.user).filter(state=Preparation.State.SUCCEEDED).first()
     return {
         "dataset": request.GET.get("dataset") or (prepared.dataset_id if prepared else None),
         "architecture": "Custom_CNN",
         "configuration": "quick",
+        **_initial_version(request),
     }
+
+
+def _initial_version(request: HttpRequest) -> dict[str, object]:
+    wanted = request.GET.get("version", "")
+    versions = ModelVersion.objects.to_start_from(request.user)
+    version = versions.filter(pk=wanted).first() if wanted.isdecimal() and len(wanted) < 10 else None
+    if version is None:
+        return {"initial": TrainingRun.Initial.AUTO}
+    chosen = {"initial": TrainingRun.Initial.VERSION, "initial_version": version.pk}
+    return {**chosen, "architecture": version.architecture}
+
+
+@allow("training.view_trainingrun")
+@require_GET
+def pretrained_list(request: HttpRequest) -> HttpResponse:
+    """Which architectures have their ImageNet weights on this server, and how the others get them."""
+    architectures = [(item, weights_state(item)) for item in ARCHITECTURES.values()]
+    missing = [item.id for item, state in architectures if state in ("absent", "damaged")]
+    context = {"architectures": architectures, "example": missing[0] if missing else "EfficientNetB0"}
+    return render(request, "training/pretrained_list.html", context)
 
 
 def _run(request: HttpRequest, pk: int) -> TrainingRun:
@@ -90,14 +129,12 @@ def _run(request: HttpRequest, pk: int) -> TrainingRun:
     return get_object_or_404(runs, pk=pk)
 
 
-def _live_view(run: TrainingRun) -> dict[str, object]:
-    return {"run": run, "resources": resources(), "log": run.log_tail(), "metrics": run.metrics.all()}
-
-
 @allow("training.view_trainingrun")
 @require_GET
 def run_detail(request: HttpRequest, pk: int) -> HttpResponse:
-    return render(request, "training/run_detail.html", _live_view(_run(request, pk)))
+    run = _run(request, pk)
+    notes = run.notes.select_related("author") if request.user.has_perm("training.view_runnote") else []
+    return render(request, "training/run_detail.html", {**live_view(run), "notes": notes, "note_form": NoteForm()})
 
 
 @allow("training.view_trainingrun")
@@ -105,7 +142,7 @@ def run_detail(request: HttpRequest, pk: int) -> HttpResponse:
 def run_status(request: HtmxHttpRequest, pk: int) -> HttpResponse:
     """What changes while a run goes on; asks for a full reload once, when the run has ended."""
     run = _run(request, pk)
-    response = render(request, "training/_run_status.html", _live_view(run))
+    response = render(request, "training/_run_status.html", live_view(run))
     if not run.is_active:
         response["HX-Refresh"] = "true"
     return response
@@ -126,36 +163,52 @@ def run_cancel(request: HttpRequest, pk: int) -> HttpResponse:
     return redirect(run)
 
 
+# -- What the network will see
+
+
 @allow("training.view_trainingrun", "datasets.view_datasetimage")
 @require_GET
 def augmentation_preview(request: HtmxHttpRequest, pk: int) -> HttpResponse:
     """Some training images of a preparation as a network will see them: as prepared, and changed as in each epoch."""
     template = "training/_augmentation_preview.html" if request.htmx else "training/augmentation_preview.html"
-    preparation = get_object_or_404(Preparation.objects.visible_to(request.user).select_related("dataset"), pk=pk)
-    name = request.GET.get("configuration", "standard")
-    preset = PRESETS.get(name) or PRESETS["standard"]
-    try:
-        rows = _changed_images(preparation, preset.configuration)
-    except CacheError as error:
-        return render(request, template, {"preparation": preparation, "error": str(error)})
-    audit.record("preparation.view_images", preparation, actor=request.user)
-    context = {"preparation": preparation, "rows": rows, "presets": PRESETS.items(), "chosen": preset}
+    preparation = get_object_or_404(
+        Preparation.objects.visible_to(request.user).select_related("dataset__condition"), pk=pk
+    )
+    presets = SavedPreset.objects.select_related("team", "created_by").offered_to(request.user)
+    chosen = presets.get(request.GET.get("configuration", "")) or presets["standard"]
+    context = {"preparation": preparation, "presets": presets.items(), "chosen": chosen}
+    context |= _shown(request, preparation, chosen.configuration)
     return render(request, template, context)
 
 
-def _changed_images(preparation: Preparation, configuration: Any) -> list[dict[str, Any]]:
-    data = open_cache(preparation.cache_folder)
-    random = np.random.default_rng()
-    train = data.indices("train")
-    shown = []
-    for row in sorted(random.choice(train, min(PREVIEWED, len(train)), replace=False).tolist()):
-        repeated = np.repeat(data.images[row][None], VARIANTS, axis=0)
-        changes = augmentation.draw(random, VARIANTS, data.image_size, configuration)
-        pictures = np.rint(augmentation.apply_here(repeated, changes) * 255).astype(np.uint8)
-        shown.append(
-            {
-                "label": data.classes[data.labels[row]],
-                "pictures": [base64.b64encode(to_png(picture)).decode() for picture in (data.images[row], *pictures)],
-            }
-        )
-    return shown
+@allow("training.view_trainingrun", "datasets.view_datasetimage")
+@require_GET
+def strengths_preview(request: HtmxHttpRequest) -> HttpResponse:
+    """The same for the options that are being entered on the page that starts a training."""
+    form = RunForm(request.GET, user=request.user)
+    form.is_valid()
+    wrong = {name: form.errors[name] for name in AUGMENTATION if name in form.errors}
+    dataset = form.cleaned_data.get("dataset")
+    context: dict[str, Any] = {"dataset": dataset, "wrong": wrong}
+    if dataset and not wrong:
+        strengths = {name: value for name, value in form.chosen.items() if name in AUGMENTATION}
+        configuration = form.run_preset.configuration.with_options(**strengths)
+        context["warnings"] = warnings_of(configuration.to_json(), dataset.condition)
+        preparation = dataset.preparation
+        if preparation is not None:
+            context |= {"preparation": preparation} | _shown(request, preparation, configuration)
+    return render(request, "training/_strengths_preview.html", context)
+
+
+def _shown(request: HttpRequest, preparation: Preparation, configuration: Configuration) -> dict[str, Any]:
+    """The pictures, or why there are none. A look at other pictures than a minute ago is a new look."""
+    seed = request.GET.get("look", "")[:9]
+    try:
+        rows = changed_images(preparation, configuration, seed=int(seed) if seed.isdecimal() else 0)
+    except CacheError as error:
+        return {"error": str(error)}
+    looks = AuditEntry.objects.filter(action="preparation.view_images", actor=request.user, after={"look": seed})
+    of_this = looks.filter(object_type="preparation", object_id=str(preparation.pk))
+    if not of_this.filter(at__gte=timezone.now() - LOOK_LASTS).exists():
+        audit.record("preparation.view_images", preparation, actor=request.user, after={"look": seed})
+    return {"rows": rows, "look": int(seed) + 1 if seed.isdecimal() else 1}

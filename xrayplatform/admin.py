@@ -73,7 +73,7 @@ class AuditEntryAdmin(ReadOnlyAdmin):
 
 @admin.register(Team)
 class TeamAdmin(AuditedAdmin):
-    list_display = ["name"]
+    list_display = ["name", "training_limit"]
     search_fields = ["name"]
     filter_horizontal = ["members"]
 

@@ -2,18 +2,20 @@
 
 from typing import Any
 
+import django_filters
 from django.contrib.auth import authenticate
 from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
 from knox.models import AuthToken
-from rest_framework import serializers, status
+from rest_framework import mixins, serializers, status
+from rest_framework.decorators import action
 from rest_framework.exceptions import AuthenticationFailed
-from rest_framework.permissions import AllowAny
+from rest_framework.permissions import AllowAny, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.routers import DefaultRouter
-from rest_framework.viewsets import ReadOnlyModelViewSet, ViewSet
+from rest_framework.viewsets import GenericViewSet, ReadOnlyModelViewSet, ViewSet
 
 from datasets.api import (
     DatasetViewSet,
@@ -25,10 +27,15 @@ from datasets.api import (
 )
 from inference.api import PredictionViewSet
 from registry.api import ModelVersionViewSet
-from training.api import RunViewSet
+from training.api import ArchitectureViewSet, RunViewSet
+from training.live_api import SpeedTestViewSet
+from training.preset_api import PresetViewSet
+from training.queue_api import QueueViewSet
+from training.search_api import SearchViewSet
 
 from . import audit, system
 from .conditions import Condition
+from .notifications import Notification, mark_read
 
 
 class ConditionSerializer(serializers.ModelSerializer):
@@ -84,6 +91,51 @@ class SystemViewSet(ViewSet):
         return Response({"resources": system.resources().to_json(), "queues": system.queue_status()})
 
 
+class NotificationSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = Notification
+        fields = ["id", "at", "text", "url", "read_at"]
+        read_only_fields = fields
+
+
+class ReadSerializer(serializers.Serializer):
+    ids = serializers.ListField(child=serializers.IntegerField(), max_length=1000, required=False)
+
+
+class ReadCountSerializer(serializers.Serializer):
+    read = serializers.IntegerField()
+
+
+class NotificationFilter(django_filters.FilterSet):
+    unread = django_filters.BooleanFilter("read_at", "isnull")
+
+    class Meta:
+        model = Notification
+        fields: list[str] = []
+
+
+class NotificationViewSet(mixins.ListModelMixin, GenericViewSet):
+    """The user's own messages, newest first."""
+
+    queryset = Notification.objects.none()
+    serializer_class = NotificationSerializer
+    filterset_class = NotificationFilter
+    # Everybody has messages, whatever their role; nobody sees those of others.
+    permission_classes = [IsAuthenticated]
+    permissions = {"list": "", "read": ""}
+
+    def get_queryset(self) -> QuerySet:
+        return Notification.objects.of(self.request.user)
+
+    @extend_schema(request=ReadSerializer, responses=ReadCountSerializer)
+    @action(detail=False, methods=["post"], filter_backends=[], pagination_class=None)
+    def read(self, request: Request) -> Response:
+        """Mark these messages as read, or without `ids` all."""
+        given = ReadSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        return Response({"read": mark_read(request.user, given.validated_data.get("ids"))})
+
+
 class LoginSerializer(serializers.Serializer):
     username = serializers.CharField(max_length=150)
     password = serializers.CharField(max_length=500, trim_whitespace=False)
@@ -123,14 +175,20 @@ router = DefaultRouter()
 router.include_root_view = False
 router.register("conditions", ConditionViewSet, "condition")
 router.register("datasets", DatasetViewSet, "dataset")
+router.register("architectures", ArchitectureViewSet, "architecture")
 router.register("scans", ScanViewSet, "scan")
 router.register("images", ImageViewSet, "image")
 router.register("findings", FindingViewSet, "finding")
 router.register("preparations", PreparationViewSet, "preparation")
 router.register("uploads", UploadViewSet, "upload")
 router.register("runs", RunViewSet, "run")
+router.register("queue", QueueViewSet, "queue")
+router.register("searches", SearchViewSet, "search")
+router.register("presets", PresetViewSet, "preset")
+router.register("speed-tests", SpeedTestViewSet, "speedtest")
 router.register("versions", ModelVersionViewSet, "version")
 router.register("predictions", PredictionViewSet, "prediction")
 router.register("system", SystemViewSet, "system")
+router.register("notifications", NotificationViewSet, "notification")
 router.register("audit", AuditEntryViewSet, "auditentry")
 router.register("tokens", TokenViewSet, "token")

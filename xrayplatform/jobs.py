@@ -1,15 +1,16 @@
-"""Long work as a row: claimed once, leased, reported on, cancelled, and never lost in silence.
+"""Long work as a row: claimed once, leased, reported on, cancelled, tried again, and never lost in silence.
 
 The queue only carries `(id, attempt)`. The row is the truth: a message delivered twice claims nothing, a worker that
 died stops renewing its lease and is found by `reap`, and every write of a running job names the lease token, so that
 a worker that was thought dead cannot overwrite what came after it.
 """
 
+import multiprocessing
 import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -19,10 +20,14 @@ from django.db import models, transaction
 from django.utils import timezone
 from django_q.tasks import async_task
 
-from . import audit
+from . import audit, system
 
 LEASE = timedelta(seconds=120)
 REPORT_EVERY_SECONDS = 1.0
+SIGN_EVERY_SECONDS = 20.0
+# The clock was set, or the machine slept: leases are believed again after this time, when workers renewed them.
+CLOCK_JUMP_SECONDS = 20.0
+CLOCK_TRUSTED_AFTER_SECONDS = 30.0
 
 
 class JobError(Exception):
@@ -31,6 +36,18 @@ class JobError(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class Interrupted(JobError):
+    """What ran the job ended before it; with attempts left the job waits again. `fields` are written with that.
+
+    counted: whether this was one of the job's attempts; an orderly stop is not.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, counted: bool = True, **fields: Any) -> None:
+        super().__init__(message, hint)
+        self.counted = counted
+        self.fields = fields
 
 
 class JobCancelled(Exception):
@@ -65,6 +82,10 @@ class Job(models.Model):
     cluster: ClassVar[str] = "xray"
     # The queue's own limit is for short tasks; what a job may take is watched through its lease.
     time_limit_seconds: ClassVar[int] = 86_400
+    # How often a job may be begun when what ran it died.
+    max_attempts: ClassVar[int] = 1
+    # A job that is to stop and whose worker was silent for so long is ended without it.
+    cancel_silence: ClassVar[timedelta] = LEASE
     # Told of every new message; set by a command that does the work itself and shows it to a person.
     listener: "Callable[[Job], None] | None" = None
 
@@ -145,12 +166,19 @@ class Job(models.Model):
             self.refresh_from_db()
         return bool(claimed)
 
+    @classmethod
+    def resend_lost(cls) -> None:
+        """Send a message again if one may be missing; called each minute. For jobs whose message names no row."""
+
     # -- While it runs: only the holder of the lease writes
+
+    def _held(self) -> models.QuerySet:
+        """The row, as long as this object holds its lease."""
+        return type(self)._base_manager.filter(pk=self.pk, lease_token=self.lease_token, state=self.State.RUNNING)
 
     def write(self, **fields: Any) -> None:
         """Update fields of the running job, fenced by the lease token. Raises LeaseLost."""
-        held = type(self)._base_manager.filter(pk=self.pk, lease_token=self.lease_token, state=self.State.RUNNING)
-        if not held.update(**fields):
+        if not self._held().update(**fields):
             raise LeaseLost(f"{self.audit_name} {self.pk} is no longer ours.")
         for name, value in fields.items():
             setattr(self, name, value)
@@ -161,6 +189,7 @@ class Job(models.Model):
         """Prolong the lease and tell what is going on. Raises LeaseLost or JobCancelled."""
         now = timezone.now()
         self.write(lease_until=now + LEASE, heartbeat_at=now, **fields)
+        _leave_sign(self.cluster)
         if type(self)._base_manager.filter(pk=self.pk, cancel_requested=True).exists():
             raise JobCancelled
 
@@ -193,41 +222,129 @@ class Job(models.Model):
         with transaction.atomic():
             self.write(state=state, finished_at=timezone.now(), lease_until=None, **fields)
             audit.record(f"{self.audit_name}.{state}", self, actor=self.created_by, outcome=outcome, after=after)
+            self._on_end()
+
+    def _on_end(self) -> None:
+        """What belongs to the end of the job, whichever it is; called inside the transaction that ends it."""
+
+    # -- Ending before the work is done
+
+    def requeue(self, reason: str, *, counted: bool = True, **fields: Any) -> None:
+        """Back into the queue, fenced by the lease token; ended instead when somebody asked for that.
+
+        counted: the next attempt has the next number. Raises LeaseLost.
+        """
+        fields = {
+            "state": self.State.QUEUED,
+            "attempt": self.attempt + int(counted),
+            # Fresh: whoever still works for this attempt finds that the lease is gone.
+            "lease_token": uuid.uuid4(),
+            "lease_until": None,
+            "heartbeat_at": None,
+            "pid": None,
+            "message": f"Waiting to go on: {reason}"[:300],
+            **fields,
+        }
+        with transaction.atomic():
+            if not self._held().filter(cancel_requested=False).update(**fields):
+                self.end_cancelled()
+                return
+            for name, value in fields.items():
+                setattr(self, name, value)
+            outcome = audit.AuditEntry.Outcome.FAILED if counted else audit.AuditEntry.Outcome.SUCCESS
+            after = {"reason": reason, "attempt": self.attempt}
+            audit.record(f"{self.audit_name}.requeued", self, actor=self.created_by, outcome=outcome, after=after)
+            self.enqueue()
+
+    def end_attempt(self, reason: str, hint: str = "", *, counted: bool = True, **fields: Any) -> None:
+        """What ran the job ended before it: wait for the next attempt, or fail when this was the last one.
+
+        A job that was asked to stop ends as cancelled. Raises LeaseLost.
+        """
+        if self._held().filter(cancel_requested=True).exists():
+            self.end_cancelled()
+        elif counted and self.attempt >= self.max_attempts:
+            self.give_up(reason, hint)
+        else:
+            self.requeue(reason, counted=counted, **fields)
+
+    def give_up(self, reason: str, hint: str) -> None:
+        """Fail, because the last attempt was interrupted too."""
+        self.fail(reason, hint)
+
+    def end_remains(self, token: uuid.UUID | None) -> None:
+        """Kill what still works, on this host, for the holder of an expired lease."""
 
     def request_cancel(self, by: Any) -> bool:
-        """Cancel a waiting job at once, ask a running one to stop. False when it had ended already."""
+        """Cancel a waiting job at once, ask a running one to stop. False when it had ended already.
+
+        A running job whose worker gives no sign of life is ended here.
+        """
         jobs = type(self)._base_manager.filter(pk=self.pk)
         with transaction.atomic():
-            asked = jobs.filter(state=self.State.QUEUED).update(
+            waited = jobs.filter(state=self.State.QUEUED).update(
                 state=self.State.CANCELLED, finished_at=timezone.now(), message="Cancelled before it started"
-            ) or jobs.filter(state=self.State.RUNNING).update(cancel_requested=True, message="Stopping on request")
+            )
+            asked = waited or jobs.filter(state=self.State.RUNNING).update(
+                cancel_requested=True, message="Stopping on request"
+            )
+            self.refresh_from_db()
             if asked:
                 audit.record(f"{self.audit_name}.cancel", self, actor=by)
-        self.refresh_from_db()
+            if waited:
+                audit.record(f"{self.audit_name}.cancelled", self, actor=by)
+                self._on_end()
+        if asked and not waited and jobs.filter(self.dead()).exists() and _reap(self):
+            self.refresh_from_db()
         return bool(asked)
+
+    @classmethod
+    def dead(cls) -> models.Q:
+        """Running by its state, but whoever ran it is gone, or is to stop and does not answer."""
+        now = timezone.now()
+        silent = models.Q(cancel_requested=True, heartbeat_at__lt=now - cls.cancel_silence)
+        return models.Q(state=cls.State.RUNNING) & (models.Q(lease_until__lt=now) | silent)
 
     def run(self, attempt: int, work: Callable[[], None]) -> bool:
         """Claim and do `work`, turning what goes wrong into the job's own end. False when not claimed."""
         if not self.claim(attempt):
             return False
+        self.see_through(work)
+        return True
+
+    def see_through(self, work: Callable[[], None]) -> None:
+        """Do the `work` of a claimed job, turning what goes wrong into the job's own end or its next attempt."""
         try:
             work()
         except JobCancelled:
             self.end_cancelled()
+        except Interrupted as interruption:
+            self.end_attempt(str(interruption), interruption.hint, counted=interruption.counted, **interruption.fields)
         except JobError as error:
             self.fail(str(error), error.hint)
         except LeaseLost:
             raise
         except (KeyboardInterrupt, SystemExit):
-            self.fail("The job was interrupted where it ran.", "Start it again.")
+            self.end_attempt("The job was interrupted where it ran.", "Start it again.")
             raise
         except Exception:
-            self.fail(
+            self.end_attempt(
                 "The job stopped on an unexpected error.",
                 "Nothing that existed before was changed. The details are in the worker's log; tell an administrator.",
             )
             raise
-        return True
+
+
+_signed: dict[str, float] = {}
+
+
+def _leave_sign(cluster: str) -> None:
+    """A queue worker that is busy with one job runs no other task, so that its sign of life comes from the job."""
+    in_queue_worker = multiprocessing.parent_process() is not None
+    now = time.monotonic()
+    if in_queue_worker and now - _signed.get(cluster, -SIGN_EVERY_SECONDS) >= SIGN_EVERY_SECONDS:
+        _signed[cluster] = now
+        system.WorkerSign.leave(cluster)
 
 
 def job_models() -> list[type[Job]]:
@@ -245,30 +362,61 @@ def active_jobs_of(obj: models.Model) -> list[Job]:
 
 
 def reap() -> int:
-    """End running jobs whose worker stopped renewing its lease. Returns how many.
+    """End, or send to the next attempt, running jobs whose worker stopped renewing its lease. Returns how many.
 
-    Called each minute by the queue, and before a new job is created: a site without workers must not be blocked by a
-    job that somebody killed.
+    Called each minute by the queue, every few seconds by its watchdogs, and before a new job is created: a site
+    without workers must not be blocked by a job that somebody killed.
     """
-    return sum(_reap(job) for model in job_models() for job in model._base_manager.filter(_expired()))
+    if not _clock.is_trusted():
+        return 0
+    return sum(_reap(job) for model in job_models() for job in model._base_manager.filter(model.dead()))
 
 
-def _expired() -> models.Q:
-    return models.Q(state=Job.State.RUNNING, lease_until__lt=timezone.now())
+def expire(pids: Collection[int]) -> int:
+    """These processes of this host are known to be gone: what they ran need not wait until its lease is over."""
+    past = timezone.now() - timedelta(seconds=1)
+    mine = {"state": Job.State.RUNNING, "host": socket.gethostname(), "pid__in": list(pids)}
+    return sum(model._base_manager.filter(**mine).update(lease_until=past) for model in job_models()) if pids else 0
+
+
+def resend_lost() -> None:
+    for model in job_models():
+        model.resend_lost()
 
 
 def _reap(job: Job) -> bool:
     # A fresh token: if the worker was only frozen, its next write finds that the lease is gone.
-    expired = type(job)._base_manager.filter(_expired(), pk=job.pk, lease_token=job.lease_token)
-    if not expired.update(lease_token=uuid.uuid4()):
+    token, fresh = job.lease_token, uuid.uuid4()
+    if not type(job)._base_manager.filter(job.dead(), pk=job.pk, lease_token=token).update(lease_token=fresh):
         return False
     job.refresh_from_db()
+    job.end_remains(token)
     silence = (timezone.now() - (job.heartbeat_at or job.started_at or job.created_at)).total_seconds()
     try:
-        job.fail(
+        job.end_attempt(
             f"The worker died: no sign of life for {silence:.0f} seconds (host {job.host}, process {job.pid}).",
             "Start it again. If it happens twice, look at System Status for memory and disk.",
         )
     except LeaseLost:
         return False
     return True
+
+
+class _Clock:
+    """Leases are times of the wall clock, and somebody may set it: then every lease looks expired for a moment."""
+
+    def __init__(self) -> None:
+        self.offset: float | None = None
+        self.jumped_at = -CLOCK_TRUSTED_AFTER_SECONDS
+
+    def is_trusted(self) -> bool:
+        """False for a while after the wall clock moved otherwise than time went by, since the last call."""
+        now = time.monotonic()
+        offset = time.time() - now
+        if self.offset is not None and abs(offset - self.offset) > CLOCK_JUMP_SECONDS:
+            self.jumped_at = now
+        self.offset = offset
+        return now - self.jumped_at >= CLOCK_TRUSTED_AFTER_SECONDS
+
+
+_clock = _Clock()

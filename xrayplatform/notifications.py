@@ -1,7 +1,25 @@
 """What the platform tells a person: on the page, and by e-mail where the site has a mail server."""
 
+import logging
+from collections.abc import Iterable
+from typing import Any
+
 from django.conf import settings
-from django.db import models
+from django.core.mail import send_mail
+from django.db import models, transaction
+from django.utils import timezone
+
+from . import audit
+
+logger = logging.getLogger(__name__)
+
+
+class NotificationQuerySet(models.QuerySet):
+    def of(self, user: Any) -> "NotificationQuerySet":
+        return self.filter(user=user)
+
+    def unread(self) -> "NotificationQuerySet":
+        return self.filter(read_at__isnull=True)
 
 
 class Notification(models.Model):
@@ -13,9 +31,50 @@ class Notification(models.Model):
     url = models.CharField(max_length=200, blank=True)
     read_at = models.DateTimeField(null=True)
 
+    objects = NotificationQuerySet.as_manager()
+
     class Meta:
         ordering = ["-pk"]
         indexes = [models.Index(fields=["user", "read_at"], name="unread_notifications")]
 
     def __str__(self) -> str:
         return f"to {self.user}: {self.text}"
+
+
+def notify(user: Any, text: str, url: str = "") -> Notification | None:
+    """Tell `user` (None: nobody, the command line started it) something; call it in the transaction of what happened.
+
+    The e-mail is sent after the commit, and only if the user has an address and the site a mail server. A mail that
+    cannot be sent is logged and harms nobody.
+    """
+    if user is None or not user.is_active:
+        return None
+    notification = Notification.objects.create(user=user, text=text[:300], url=url)
+    if settings.EMAIL_ON and user.email:
+        transaction.on_commit(lambda: _send(notification, user.email), robust=True)
+    return notification
+
+
+def _send(notification: Notification, address: str) -> None:
+    body = [notification.text]
+    if notification.url and settings.SITE_URL:
+        body.append(settings.SITE_URL.rstrip("/") + notification.url)
+    body.append("You get this message because you started this work on the X-ray platform.")
+    # A line break would end the subject's header.
+    subject = " ".join(f"X-ray platform: {notification.text}".split())
+    try:
+        send_mail(subject[:120], "\n\n".join(body), None, [address])
+    except Exception:
+        logger.exception("The mail about notification %s could not be sent", notification.pk)
+
+
+def mark_read(user: Any, numbers: Iterable[int] | None = None) -> int:
+    """Mark the user's own unread notifications (those with these numbers, or all) as read. Returns how many."""
+    unread = Notification.objects.of(user).unread()
+    if numbers is not None:
+        unread = unread.filter(pk__in=list(numbers))
+    with transaction.atomic():
+        count = unread.update(read_at=timezone.now())
+        if count:
+            audit.record("notification.read", user, actor=user, after={"count": count})
+    return count

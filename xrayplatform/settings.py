@@ -64,7 +64,11 @@ MAX_UPLOAD_MB = env.int("MAX_UPLOAD_MB", default=64)
 # For the addresses that take whole datasets alone, and what the uploads of one team may add up to.
 MAX_ARCHIVE_MB = env.int("MAX_ARCHIVE_MB", default=2048)
 UPLOAD_QUOTA_GB = env.float("UPLOAD_QUOTA_GB", default=20.0)
+# A training process that does nothing for so long is taken for stuck: it is ended and goes on from its checkpoint.
+TRAINING_STALL_MINUTES = env.float("TRAINING_STALL_MINUTES", default=20.0)
 SESSION_IDLE_MINUTES = env.int("SESSION_IDLE_MINUTES", default=15)
+# The address that users type, for links in mails.
+SITE_URL = env.str("SITE_URL", default="")
 
 # -- Applications
 
@@ -220,6 +224,8 @@ SPECTACULAR_SETTINGS = {
         "JobState": "xrayplatform.jobs.Job.State",
         "DatasetState": "datasets.models.Dataset.State",
         "VersionState": "registry.models.ModelVersion.State",
+        "SearchMode": "training.models.Search.Mode",
+        "ArchitectureId": "training.ml.architectures.ARCHITECTURES",
         "DecisionAction": "datasets.models.Decision.Action",
     },
 }
@@ -261,6 +267,14 @@ Q_CLUSTER = {
         }
     },
 }
+
+# -- Mail: without EMAIL_URL none is sent
+
+EMAIL_ON = bool(env.str("EMAIL_URL", default=""))
+if EMAIL_ON:
+    vars().update(env.email_url("EMAIL_URL"))
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.str("EMAIL_FROM", default="xray-platform@localhost")
 
 # -- Language, time, logs
 

@@ -1,17 +1,14 @@
 """Queue tasks of the platform itself."""
 
-from django_q.models import OrmQ
-from django_q.tasks import async_task
-
-from . import jobs, system
+from . import jobs, system, watchdog
 
 
 def every_minute() -> None:
-    """Leave a sign of life, end jobs whose worker died, and ask the training queue for a sign when it is idle."""
+    """Leave a sign of life, repair what died or got lost, and ask the training queue for a sign when it is idle."""
     system.WorkerSign.leave("xray")
     jobs.reap()
-    if not OrmQ.objects.filter(key="train").exists():
-        async_task("xrayplatform.tasks.leave_sign", "train", cluster="train", task_name="sign-of-life")
+    jobs.resend_lost()
+    watchdog.ask_for_sign("train")
 
 
 def leave_sign(cluster: str) -> None:

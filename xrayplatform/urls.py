@@ -18,6 +18,8 @@ platform_patterns = (
         path("audit/", views.auditentry_list, name="auditentry-list"),
         path("tokens/", views.token_list, name="token-list"),
         path("tokens/<str:token_key>/revoke/", views.token_revoke, name="token-revoke"),
+        path("notifications/", views.notification_list, name="notification-list"),
+        path("notifications/read/", views.notification_read, name="notification-read"),
         path("guide/", views.guide, name="guide"),
         path("health/", views.health, name="health"),
     ],

@@ -7,7 +7,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.views import LoginView, LogoutView
 from django.core.paginator import Paginator
 from django.db import connection, transaction
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
@@ -16,6 +16,7 @@ from knox.models import AuthToken
 
 from . import audit, http, system
 from .access import allow
+from .notifications import Notification, mark_read
 
 
 @method_decorator(login_not_required, name="dispatch")
@@ -104,6 +105,26 @@ def token_revoke(request: HttpRequest, token_key: str) -> HttpResponse:
         token.delete()
     messages.success(request, "The token was revoked. Programs that used it are refused from now on.")
     return redirect("xrayplatform:token-list")
+
+
+@allow()
+@require_GET
+def notification_list(request: HttpRequest) -> HttpResponse:
+    """The user's own messages, newest first."""
+    own = Notification.objects.of(request.user)
+    page = Paginator(own, 25).get_page(request.GET.get("page"))
+    return render(request, "xrayplatform/notification_list.html", {"page": page, "unread": own.unread().exists()})
+
+
+@allow()
+@require_POST
+def notification_read(request: HttpRequest) -> HttpResponse:
+    """Mark the messages named by `id`, or without one all of the user's own, as read."""
+    numbers = request.POST.getlist("id")
+    if not all(number.isascii() and number.isdigit() and len(number) < 19 for number in numbers):
+        raise Http404
+    mark_read(request.user, [int(number) for number in numbers] or None)
+    return redirect("xrayplatform:notification-list")
 
 
 @login_not_required

@@ -15,6 +15,7 @@ from xrayplatform.jobs import Job, JobError, JobQuerySet, active_jobs_of, reap
 from xrayplatform.teams import TeamScopedQuerySet
 
 from ..cache import is_usable
+from ..enhancement import STEPS, ordered
 from .dataset import Dataset
 from .scan import Scan
 
@@ -114,6 +115,11 @@ class Preparation(Job):
         """Whether anything but the pictures themselves told patients apart, for most images."""
         return self.group_key not in ("image", "near-duplicate")
 
+    @property
+    def steps_in_words(self) -> list[str]:
+        """What happened to the pixels beyond the usual, in order."""
+        return [STEPS.get(step, step) for step in self.pipeline.get("steps", [])]
+
     def split_total(self, split: str) -> int:
         return sum(self.counts.get(split, {}).values())
 
@@ -136,10 +142,13 @@ class Preparation(Job):
 
         What the team chose (classes, pattern) is taken when the work begins, all of one moment.
 
-        options: seed, image_size, fit, validation_share, test_share, source_splits; what is missing has its default.
+        options: seed, image_size, fit, steps, validation_share, test_share, source_splits; what is missing has its
+        default.
         """
         reap()
         _check_options(options)
+        if "steps" in options:
+            options["steps"] = _checked_steps(options["steps"])
         already = JobError(f"{dataset} is already being prepared.", "Wait until it has finished, or cancel it.")
         try:
             with transaction.atomic():
@@ -224,6 +233,13 @@ def _check_options(options: dict[str, Any]) -> None:
             f"Validation and test share are {held_back:.2f} together, at most {MAX_HELD_BACK:.2f} can be held back.",
             "Leave more images to learn from.",
         )
+
+
+def _checked_steps(steps: list[str]) -> list[str]:
+    try:
+        return list(ordered(steps))
+    except ValueError as error:
+        raise JobError(str(error)) from error
 
 
 def _check_dataset(dataset: Dataset) -> None:

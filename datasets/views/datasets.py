@@ -39,7 +39,15 @@ def dataset_list(request: HttpRequest) -> HttpResponse:
 @allow("datasets.view_dataset")
 @require_GET
 def dataset_detail(request: HttpRequest, pk: int) -> HttpResponse:
-    return render(request, "datasets/dataset_detail.html", detail_context(visible_dataset(request, pk), PrepareForm()))
+    return render(
+        request, "datasets/dataset_detail.html", detail_context(visible_dataset(request, pk), _prepare_form(request))
+    )
+
+
+def _prepare_form(request: HttpRequest) -> PrepareForm:
+    """With the choices that the link named, as a training that lacks a preparation does."""
+    named = {name: request.GET[name] for name in ("image_size", "fit") if name in request.GET}
+    return PrepareForm(initial=named | {"steps": request.GET.getlist("steps")})
 
 
 def detail_context(dataset: Dataset, form: PrepareForm) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class Instance:
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     port: int = 0
     debug: bool = True
+    # What starts the queues; `impatient.py` waits less long than a hospital would.
+    program: Path = ROOT / "manage.py"
 
     def __post_init__(self) -> None:
         self.datasets = self.dataset_root or self.folder / "Dataset"
@@ -90,9 +92,9 @@ class Instance:
             options = ["--bind", bind, "--threads", "4", "--no-control-socket"]
             self.spawn("web", "-m", "gunicorn", "xrayplatform.wsgi", *options)
         if worker:
-            self.spawn("worker", str(ROOT / "manage.py"), "qcluster")
+            self.spawn("worker", str(self.program), "run_queue", "xray")
         if trainer:
-            self.spawn("trainer", str(ROOT / "manage.py"), "qcluster", Q_CLUSTER_NAME="train")
+            self.spawn("trainer", str(self.program), "run_queue", "train")
         if web:
             self.wait_for_web()
 

@@ -75,7 +75,8 @@ def test_beyond_the_edge_the_nearest_pixel_goes_on():
     picture = np.zeros((1, 16, 16), np.uint8)
     picture[0, :, 0] = 200
     transform = np.array([[1, 0, -5, 0, 1, 0, 0, 0]], np.float32)
-    changes = augmentation.Changes(transform, np.ones(1, np.float32), np.zeros(1, np.float32))
+    still = augmentation.draw(np.random.default_rng(0), 1, 16, STRENGTHS["nothing"])
+    changes = still._replace(transforms=transform)
     moved = np.rint(augmentation.apply_here(picture, changes)[0] * 255)
     assert (moved[:, :6] == 200).all() and (moved[:, 6:] == 0).all()
 
@@ -197,7 +198,7 @@ def test_a_damaged_cache_is_explained(client, alice, preparation):
 
 
 def test_fewer_training_images_than_are_shown_are_all_shown(client, alice, preparation, monkeypatch):
-    monkeypatch.setattr("training.views.PREVIEWED", 100)
+    monkeypatch.setattr("training.previews.PREVIEWED", 100)
     client.force_login(alice)
     assert len(pictures(fragment(client, preparation))) == preparation.split_total("train")
 
@@ -214,3 +215,36 @@ def test_who_may_not_see_images_gets_no_preview(client, preparation, alice):
     alice.groups.clear()
     client.force_login(alice)
     assert fragment(client, preparation).status_code == 403
+
+
+# -- The live preview of the page that starts a training
+
+
+def live(client, preparation, **parameters):
+    chosen = {"dataset": preparation.dataset_id, "configuration": "quick"} | parameters
+    return client.get(reverse("training:strengths-preview"), chosen, headers={"HX-Request": "true"})
+
+
+def test_the_same_images_are_shown_while_a_strength_is_moved(client, alice, preparation):
+    client.force_login(alice)
+    first, stronger, again = (pictures(live(client, preparation, contrast=value)) for value in (0.1, 0.9, 0.1))
+    assert [row[0].tobytes() for row in first] == [row[0].tobytes() for row in stronger]
+    assert [row[1].tobytes() for row in first] != [row[1].tobytes() for row in stronger]
+    assert [row[1].tobytes() for row in first] == [row[1].tobytes() for row in again]
+
+
+def test_strengths_of_zero_show_the_images_as_prepared(client, alice, preparation):
+    client.force_login(alice)
+    still = dict.fromkeys(("shift", "zoom", "rotation", "contrast", "brightness"), 0)
+    for row in pictures(live(client, preparation, **still)):
+        assert all(np.array_equal(picture, row[0]) for picture in row)
+
+
+def test_moving_a_strength_is_one_look_at_the_images_and_other_images_are_another(client, alice, preparation):
+    client.force_login(alice)
+    for strength in (0.1, 0.2, 0.3):
+        live(client, preparation, contrast=strength)
+    looks = AuditEntry.objects.filter(action="preparation.view_images")
+    assert looks.count() == 1
+    live(client, preparation, look=1)
+    assert looks.count() == 2

@@ -1,10 +1,20 @@
 """Presets and options: what a user may choose, and what a wrong choice is answered with."""
 
 import json
+from dataclasses import fields
 
 import pytest
 
-from training.configurations import PRESETS, Configuration, ConfigurationError
+from training.configurations import (
+    AUGMENTATION,
+    GROUPS,
+    OPTIONS,
+    PREPROCESSING,
+    PRESETS,
+    Configuration,
+    ConfigurationError,
+    complaints,
+)
 
 
 def test_the_presets_have_5_25_and_50_epochs_under_the_names_users_know():
@@ -80,3 +90,71 @@ def test_some_options_may_be_left_to_the_architecture(field):
     assert getattr(Configuration(**{field: None}), field) is None
     with pytest.raises(ConfigurationError):
         Configuration(**{field: 0})
+
+
+# -- The options in words
+
+
+def test_every_field_of_a_configuration_is_an_option_with_words_and_a_group():
+    assert set(OPTIONS) == {field.name for field in fields(Configuration)}
+    for name, option in OPTIONS.items():
+        assert option.name == name and option.group in GROUPS
+        assert option.label[0].isupper() and option.help.endswith(".") and len(option.help) < 130
+    assert {option.group for option in OPTIONS.values()} == set(GROUPS)
+
+
+def test_groups_follow_each_other_in_the_order_of_the_options():
+    shown = list(dict.fromkeys(option.group for option in OPTIONS.values()))
+    assert tuple(shown) == GROUPS
+
+
+def test_the_default_of_every_option_is_allowed_and_has_words():
+    usual = Configuration()
+    for name, option in OPTIONS.items():
+        assert option.check(getattr(usual, name)) == getattr(usual, name)
+        assert option.words(getattr(usual, name))
+    assert OPTIONS["batch_size"].words(None) == "the architecture's own"
+    assert OPTIONS["flip"].words(True) == "on" and OPTIONS["schedule"].words("step") == "In steps"
+    assert OPTIONS["preprocessing"].words(()) == "none"
+
+
+def test_every_strength_of_the_augmentation_is_an_option_of_its_group():
+    assert set(AUGMENTATION) == {
+        "flip", "shift", "zoom", "rotation", "contrast", "brightness", "gamma", "blur", "noise", "erase",
+    }  # fmt: skip
+
+
+def test_all_that_is_wrong_is_told_at_once_each_with_its_field():
+    found = complaints({"epochs": 0, "blur": 9, "shift": 0.1, "balance": "luck", "nonsense": 1})
+    assert set(found) == {"epochs", "blur", "balance", "nonsense"}
+    assert found["blur"] == "Blur must be a number from 0 to 3, not 9."
+    assert "one of weights, sampling, none" in found["balance"]
+
+
+# -- Preprocessing
+
+
+def test_preprocessing_is_kept_in_the_order_of_the_pipeline_and_survives_json():
+    configuration = Configuration(preprocessing=["clahe", "crop_borders"])
+    assert configuration.preprocessing == ("crop_borders", "clahe")
+    assert Configuration.from_json(json.loads(json.dumps(configuration.to_json()))) == configuration
+    assert Configuration().preprocessing is None and Configuration(preprocessing=[]).preprocessing == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("clahe", "must be a list of steps"),
+        (["sharpen"], "no preprocessing step 'sharpen'; there are crop_borders, clahe, equalise"),
+        ([["clahe"]], "no preprocessing step"),
+        (["clahe", "equalise"], "not both"),
+    ],
+)
+def test_preprocessing_that_does_not_exist_is_refused(value, complaint):
+    with pytest.raises(ConfigurationError, match=complaint) as refusal:
+        Configuration(preprocessing=value)
+    assert refusal.value.field == "preprocessing"
+
+
+def test_the_steps_are_those_of_the_pixel_code():
+    assert PREPROCESSING == ("crop_borders", "clahe", "equalise")

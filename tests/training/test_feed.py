@@ -63,8 +63,8 @@ def test_the_same_seed_gives_the_same_batches(data):
     )
 
 
-@pytest.mark.parametrize("change", [{"first_epoch": 2}, {"configuration": STILL.with_options(seed=1)}])
-def test_another_seed_or_first_epoch_gives_another_order(data, change):
+@pytest.mark.parametrize("change", [{"position": 8}, {"configuration": STILL.with_options(seed=1)}])
+def test_another_seed_or_position_gives_another_order(data, change):
     configuration = change.pop("configuration", STILL)
     order = [which(images) for images, _, _ in batches(data, configuration, 5, **change)]
     assert order != [which(images) for images, _, _ in batches(data, STILL, 5)]

@@ -6,52 +6,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.cache import SPLITS, PreparedData
+from datasets.cache import PreparedData
+from tests.training import small
+from tests.training.small import make_data
 from training.configurations import PRESETS, Configuration
-from training.ml import architectures, callbacks
+from training.ml import architectures, callbacks, checkpoints, fit, schedules
 from training.ml.export import weights_of
-from training.ml.fit import Cancelled, TrainingFailed, stages, train
-from training.ml.runtime import keras, tf
+from training.ml.fit import Cancelled, TrainingFailed, train
+from training.ml.initial import InitialWeights
+from training.ml.runtime import tf
+from training.ml.stages import stages
 
-SIZE = 32
 BRIEF = Configuration(epochs=2, batch_size=8, minimum_steps=3, early_stopping_patience=50)
-
-
-def make_data(count: int = 60, size: int = SIZE, missing: tuple[str, ...] = ()) -> PreparedData:
-    """Noise with a bright spot at the left (class 0) or at the right (class 1), at a height that varies."""
-    random = np.random.default_rng(0)
-    labels = np.arange(count) % 2
-    images = random.integers(0, 120, (count, size, size), dtype=np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        top = random.integers(0, size - size // 4)
-        left = (size // 8) + (size // 2 if label else 0)
-        image[top : top + size // 4, left : left + size // 4] += 100
-    splits = [split for split in ("train",) * 6 + ("validation",) * 2 + ("test",) * 2 for _ in range(2)]
-    kept = ["train" if split in missing else split for split in splits]
-    return PreparedData(
-        images=images,
-        labels=labels,
-        splits=np.array([SPLITS.index(kept[i % len(kept)]) for i in range(count)], np.uint8),
-        groups=np.arange(count),
-        classes=("left", "right"),
-        positive_class="right",
-        pipeline={"id": "test", "version": 1},
-        digest="0" * 64,
-    )
 
 
 @pytest.fixture
 def small_network(monkeypatch):
-    """A network that compiles in a moment, for what does not depend on the architecture."""
-
-    def build(name, *, image_size, classes, weights=None, dropout=0.0):
-        radiograph = keras.Input((image_size, image_size, 1), name="radiograph")
-        x = keras.layers.AveragePooling2D(8)(radiograph)
-        x = keras.layers.BatchNormalization(name="normalization")(keras.layers.Flatten()(x))
-        x = keras.layers.Dense(4, name="hidden")(x)
-        return keras.Model(radiograph, keras.layers.Dense(classes, activation="softmax", name="head")(x))
-
-    monkeypatch.setattr(architectures, "build", build)
+    """For what does not depend on the architecture."""
+    monkeypatch.setattr(architectures, "build", small.build)
 
 
 @pytest.fixture
@@ -104,7 +76,7 @@ def test_each_epoch_ends_with_all_its_figures(run):
     assert [(report.epoch, report.epochs) for report in ended] == [(1, 2), (2, 2)]
     for report in ended:
         assert report.metrics.keys() == {
-            "loss", "accuracy", "val_loss", "val_accuracy", "val_auc", "learning_rate", "seconds",
+            "loss", "accuracy", "auc", "val_loss", "val_accuracy", "val_auc", "learning_rate", "seconds",
         }  # fmt: skip
         assert all(math.isfinite(value) for value in report.metrics.values())
     assert [figures["epoch"] for figures in trained.history] == [1, 2]
@@ -131,21 +103,44 @@ def test_cancelling_ends_the_evaluation_too(run):
         run(should_stop=during_evaluation)
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on_with_the_same_epoch(run):
+def out_of_memory_at(call: int):
+    """For `should_stop`: memory runs out when it is called for the so many-th time."""
     asked = 0
 
-    def memory_runs_out_once():
+    def should_stop():
         nonlocal asked
         asked += 1
-        if asked == 6:
+        if asked == call:
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
         return False
 
-    trained = run(should_stop=memory_runs_out_once)
-    assert [report.message for report in run.reports if report.message] == [
-        "Out of memory: going on with batches of 4 images."
-    ]
+    return should_stop
+
+
+# An epoch has 5 steps, and 2 batches of validation images.
+@pytest.mark.parametrize(("call", "what"), [(3, "going on"), (6, "predicting")])
+def test_out_of_memory_halves_the_batch_and_goes_on_with_the_same_epoch(run, call, what):
+    trained = run(should_stop=out_of_memory_at(call))
+    (message,) = [report.message for report in run.reports if report.message]
+    assert message == f"Out of memory: {what} with batches of 4 images."
     assert [figures["epoch"] for figures in trained.history] == [1, 2]
+
+
+def test_after_lack_of_memory_an_epoch_shows_as_many_images_as_before(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(fit.pipeline, "training_batches", noting_positions(seen))
+    run(should_stop=out_of_memory_at(3))
+    # 3 steps of 8 images, then the other 16 of the epoch's 40 by fours, then whole epochs.
+    assert seen == [(8, 0), (4, 24), (4, 40)]
+
+
+def noting_positions(seen):
+    def training_batches(*arguments, batch_size, position):
+        seen.append((batch_size, position))
+        return make_batches(*arguments, batch_size=batch_size, position=position)
+
+    make_batches = fit.pipeline.training_batches
+    return training_batches
 
 
 def test_out_of_memory_with_single_images_fails_with_advice(run):
@@ -161,17 +156,17 @@ def test_out_of_memory_with_single_images_fails_with_advice(run):
 def test_the_weights_of_the_best_epoch_are_handed_over(run, monkeypatch):
     saved = {}
 
-    def remember(model, path):
-        saved[len(saved)] = weights_of(model)
-        write(model, path)
+    def remember(store, epoch, variables):
+        saved[epoch] = {name: np.asarray(variable).copy() for name, variable in variables.items()}
+        return save(store, epoch, variables)
 
-    write = callbacks.write_weights
-    monkeypatch.setattr(callbacks, "write_weights", remember)
+    save = checkpoints.Checkpoints.save_best
+    monkeypatch.setattr(checkpoints.Checkpoints, "save_best", remember)
     answer_with(monkeypatch, [0.7, 0.9, 0.6])
     trained = run(BRIEF.with_options(epochs=3))
     assert trained.best_epoch == 2 and not trained.stopped_early
     handed = weights_of(trained.model)
-    assert all(np.array_equal(handed[name], saved[1][name]) for name in handed)
+    assert all(np.array_equal(handed[name], saved[2][name]) for name in handed)
 
 
 def test_training_stops_early_when_validation_no_longer_improves(run, monkeypatch):
@@ -190,22 +185,22 @@ def answer_with(monkeypatch, confidences):
         truth = make_data().labels[make_data().indices("validation")]
         return np.where(np.eye(2)[truth] == 1, right, 1 - right)
 
-    monkeypatch.setattr(callbacks, "predict", predict)
+    monkeypatch.setattr(fit, "predict", predict)
 
 
 def test_a_plateau_of_the_validation_loss_halves_the_learning_rate(run, monkeypatch):
     answer_with(monkeypatch, [0.6] * 4)
     options = {"epochs": 4, "schedule": "plateau", "early_stopping_patience": 6, "learning_rate": 0.01}
     trained = run(BRIEF.with_options(**options))
-    assert [figures["learning_rate"] for figures in trained.history] == pytest.approx([0.01, 0.01, 0.005, 0.005])
+    assert [figures["learning_rate"] for figures in trained.history] == pytest.approx([0.01, 0.01, 0.01, 0.005])
 
 
 def test_the_cosine_schedule_warms_up_peaks_and_ends_at_zero():
-    assert callbacks.cosine(0.05, 0.1) == 0.5
-    assert callbacks.cosine(0.1, 0.1) == 1.0
-    assert callbacks.cosine(0.55, 0.1) == pytest.approx(0.5)
-    assert callbacks.cosine(1.0, 0.1) == pytest.approx(0)
-    assert callbacks.cosine(0.0, 0.0) == 1.0
+    assert schedules.cosine(0.05, 0.1) == 0.5
+    assert schedules.cosine(0.1, 0.1) == 1.0
+    assert schedules.cosine(0.55, 0.1) == pytest.approx(0.5)
+    assert schedules.cosine(1.0, 0.1) == pytest.approx(0)
+    assert schedules.cosine(0.0, 0.0) == 1.0
 
 
 def test_without_validation_images_the_training_loss_decides(run):
@@ -227,32 +222,6 @@ def test_a_loss_that_is_no_number_stops_with_advice():
     with pytest.raises(TrainingFailed, match="no longer a number") as failure:
         callbacks.StopOnNonFiniteLoss().on_train_batch_end(3, {"loss": math.nan})
     assert "learning rate ten times smaller" in failure.value.hint
-
-
-def test_a_full_disk_is_reported_as_such(run, monkeypatch):
-    def full(model, path):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(callbacks, "write_weights", full)
-    with pytest.raises(TrainingFailed, match="No space left on device") as failure:
-        run()
-    assert "disk space" in failure.value.hint
-
-
-def test_a_crash_while_saving_leaves_the_earlier_best_weights(tmp_path, monkeypatch):
-    model = architectures.build("Custom_CNN", image_size=SIZE, classes=2)
-    path = tmp_path / "best.safetensors"
-    callbacks.write_weights(model, path)
-    before = path.read_bytes()
-
-    def crash(descriptor):
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(callbacks.os, "fsync", crash)
-    model.get_layer("head").bias.assign([1, 2])
-    with pytest.raises(OSError, match="Input/output"):
-        callbacks.write_weights(model, path)
-    assert path.read_bytes() == before
 
 
 def test_the_threshold_comes_from_validation_and_the_test_set_is_only_reported(run):
@@ -304,8 +273,12 @@ def weights_before_and_after(run, monkeypatch, configuration):
         return model
 
     monkeypatch.setattr(architectures, "build", remember)
-    trained = run(configuration, architecture="ResNet50", weights=Path("published.h5"))
-    assert trained.initial_weights == "published.h5"
+    trained = run(
+        configuration,
+        architecture="ResNet50",
+        weights=InitialWeights("imagenet", "published", path=Path("published.h5")),
+    )
+    assert trained.initial_weights == "published"
     return before, weights_of(trained.model)
 
 
@@ -318,7 +291,7 @@ def test_the_pretrained_backbone_stays_as_it_is_while_the_head_learns(run, monke
 def test_fine_tuning_leaves_pretrained_batch_normalisation_alone(run, monkeypatch):
     before, after = weights_before_and_after(run, monkeypatch, BRIEF.with_options(head_epochs=1))
     changed = {name.split("/")[0] for name in after if not np.array_equal(after[name], before[name])}
-    assert changed == {"head", "hidden"}
+    assert changed == {"head", "hidden", "deep"}
 
 
 def test_a_finished_training_says_how_it_came_about(run):

@@ -1,22 +1,23 @@
-"""A run and its process: created after checks, supervised to its end, cancelled, and explained when it dies."""
+"""A run and its process: created after checks, supervised to its end, cancelled, and tried again when it dies."""
 
-import os
 import subprocess
 import uuid
 from types import SimpleNamespace
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import OperationalError
 from django.utils import timezone
 
 from tests.factories import DatasetFactory, PreparationFactory, put_cache
 from training import supervisor
 from training.configurations import PRESETS
 from training.models import NotPrepared, TrainingRun
-from training.tasks import train
+from training.tasks import train_next
+from xrayplatform import system
 from xrayplatform.audit import AuditEntry
 from xrayplatform.jobs import JobError, LeaseLost
-from xrayplatform.system import NotEnoughDisk, WorkerSign
+from xrayplatform.system import GIB, NotEnoughDisk, WorkerSign
 
 QUICK = PRESETS["quick"].configuration
 STUBBORN = "trap '' TERM; while :; do sleep 1; done"
@@ -67,7 +68,7 @@ def test_not_enough_disk_is_refused_before_the_start(world, monkeypatch):
     def refuse(count):
         raise NotEnoughDisk(f"Not enough free disk: this needs {count} bytes.")
 
-    monkeypatch.setattr("training.models.require_disk", refuse)
+    monkeypatch.setattr("training.models.run.require_disk", refuse)
     with pytest.raises(JobError, match="Not enough free disk"):
         create(world.dataset)
     assert TrainingRun.objects.count() == 1
@@ -82,6 +83,7 @@ def child(monkeypatch):
     for name, seconds in {
         "POLL_SECONDS": 0.02,
         "RENEW_EVERY_SECONDS": 0.05,
+        "DRAIN_GRACE_SECONDS": 2,
         "CANCEL_GRACE_SECONDS": 0.2,
         "TERMINATE_GRACE_SECONDS": 0.5,
     }.items():
@@ -109,36 +111,182 @@ def run(world):
 
 
 def trained(run):
-    train(run.pk, 1)
+    """One attempt."""
+    train_next()
     run.refresh_from_db()
     return run
 
 
-def test_a_child_that_ends_without_a_reason_is_reported_with_its_status(run, child):
+def reasons(run):
+    return [item["reason"] for item in run.interruptions]
+
+
+def entries(run, action):
+    return AuditEntry.objects.filter(object_type="trainingrun", object_id=str(run.pk), action=f"trainingrun.{action}")
+
+
+def test_a_run_whose_child_dies_waits_for_its_next_attempt(run, child):
     child("echo something went wrong; exit 3")
-    assert trained(run).state == "failed"
-    assert run.error == "The training process ended with status 3 and gave no reason."
-    assert "log" in run.hint
+    assert trained(run).state == "queued"
+    assert (run.attempt, run.error, run.child_pid) == (2, "", None)
+    assert reasons(run) == ["The training process ended with status 3 and gave no reason."]
+    assert run.message == "Waiting to go on: The training process ended with status 3 and gave no reason."
     assert run.log_tail() == "something went wrong\n"
-    assert AuditEntry.objects.filter(action="trainingrun.failed").count() == 1
+    assert entries(run, "requeued").get().after == {"reason": reasons(run)[0], "attempt": 2}
 
 
-def test_a_child_that_claims_success_but_did_not_end_its_run_has_failed(run, child):
+def test_after_the_third_attempt_a_run_has_failed_with_every_reason(run, child):
+    for script in ("exit 3", "kill -15 $$", "kill -9 $$"):
+        child(script)
+        trained(run)
+    assert (run.state, run.attempt) == ("failed", 3)
+    assert run.error == (
+        "The training was interrupted 3 times and is not tried again: "
+        "(1) The training process ended with status 3 and gave no reason. "
+        "(2) The training process was stopped by signal SIGTERM. (3) The training process was killed."
+    )
+    assert "memory" in run.hint
+    assert [item["attempt"] for item in run.interruptions] == [1, 2, 3]
+    assert (entries(run, "requeued").count(), entries(run, "failed").count()) == (2, 1)
+
+
+def test_a_child_that_claims_success_but_did_not_end_its_run_is_no_success(run, child):
     child("exit 0")
-    assert (trained(run).state, run.version) == ("failed", None)
-    assert "status 0" in run.error
+    assert (trained(run).state, run.version) == ("queued", None)
+    assert "status 0" in reasons(run)[0]
 
 
-def test_a_killed_child_is_explained_by_memory(run, child):
+def test_the_checkpoints_stay_until_the_run_has_ended(run, child, django_capture_on_commit_callbacks):
+    run.work_folder.mkdir(parents=True)
+    child("exit 1")
+    trained(run)
+    assert run.work_folder.is_dir()
+    trained(run)
+    with django_capture_on_commit_callbacks(execute=True):
+        trained(run)
+    assert run.state == "failed"
+    assert not run.work_folder.exists()
+
+
+# -- Out of memory
+
+
+@pytest.fixture
+def memory_counter(monkeypatch, tmp_path):
+    """What the kernel tells: `memory_counter(n)` processes were killed so far."""
+    file = tmp_path / "vmstat"
+    monkeypatch.setattr(system, "OOM_COUNTERS", (file,))
+    monkeypatch.setattr(system, "_own_group", lambda name: [])
+
+    def tell(kills):
+        file.write_text(f"pgfault 12\noom_kill {kills}\n")
+        return file
+
+    tell(0)
+    return tell
+
+
+def test_a_child_that_the_kernel_killed_for_memory_goes_on_with_half_the_batch(run, child, memory_counter):
+    TrainingRun.objects.filter(pk=run.pk).update(batch_size=32)
+    file = memory_counter(4)
+    child(f"echo oom_kill 5 > {file}; kill -9 $$")
+    assert trained(run).state == "queued"
+    assert (run.batch_size, run.attempt) == (16, 1), "it is not one of the attempts"
+    assert reasons(run) == [
+        "The machine ran out of memory with batches of 32 images. Going on with batches of 16 images."
+    ]
+
+
+def test_a_child_whose_memory_was_nearly_all_of_the_machine_was_killed_for_it(run, child, memory_counter, monkeypatch):
+    monkeypatch.setattr(system, "memory_limit", lambda: 10 * GIB)
+    TrainingRun.objects.filter(pk=run.pk).update(peak_memory=int(9.5 * GIB))
     child("kill -9 $$")
-    assert trained(run).state == "failed"
-    assert "ran out of memory" in run.error
-    assert "smaller batch size" in run.hint
+    trained(run)
+    assert run.batch_size == run.configuration["batch_size"] or run.batch_size == 16
+    assert "Going on with batches of" in reasons(run)[0]
 
 
-def test_a_child_stopped_by_another_signal_names_it(run, child):
-    child("kill -15 $$")
-    assert "stopped by signal SIGTERM" in trained(run).error
+def test_a_batch_of_one_image_cannot_be_halved_and_ends_after_three_attempts(run, child, memory_counter):
+    TrainingRun.objects.filter(pk=run.pk).update(batch_size=1)
+    for kills in (1, 2, 3):
+        child(f"echo oom_kill {kills} > {memory_counter(kills - 1)}; kill -9 $$")
+        trained(run)
+    assert (run.state, run.batch_size) == ("failed", 1)
+    assert "(3) The machine ran out of memory with batches of 1 image." in run.error
+    assert "smaller architecture" in run.hint
+
+
+def test_a_killed_child_of_a_machine_with_memory_to_spare_keeps_its_batch(run, child, memory_counter):
+    TrainingRun.objects.filter(pk=run.pk).update(batch_size=32)
+    child("kill -9 $$")
+    trained(run)
+    assert (run.batch_size, reasons(run)) == (32, ["The training process was killed."])
+
+
+# -- No progress
+
+
+def test_a_child_that_makes_no_progress_is_ended_and_the_run_goes_on(run, child, settings):
+    settings.TRAINING_STALL_MINUTES = 0.3 / 60
+    started = child(STUBBORN)
+    assert trained(run).state == "queued"
+    assert started[0].returncode == -9
+    assert reasons(run) == ["There was no progress for 0.005 minutes; the training process was ended."]
+    assert run.attempt == 2
+
+
+def test_a_child_that_moves_on_is_not_taken_for_stuck(run, child, settings, monkeypatch):
+    settings.TRAINING_STALL_MINUTES = 0.3 / 60
+
+    def move_on(pid):
+        TrainingRun.objects.filter(pk=run.pk).update(progress_at=timezone.now())
+        return 0
+
+    monkeypatch.setattr(supervisor, "_memory", move_on)
+    child("sleep 1; exit 7")
+    assert "status 7" in reasons(trained(run))[0]
+
+
+# -- The worker stops
+
+
+def test_when_the_worker_is_to_stop_the_child_is_asked_for_a_checkpoint(run, child, monkeypatch, tmp_path):
+    """The child hands its run back, as `train_run` does after it has written a checkpoint."""
+    asked = tmp_path / "asked"
+    monkeypatch.setattr(supervisor, "is_stopping", lambda: True)
+
+    class HandsBack(subprocess.Popen):
+        def poll(self):
+            code = super().poll()
+            owner = TrainingRun.objects.get(pk=run.pk)
+            if code is not None and owner.state == "running":
+                owner.pause(2)
+            return code
+
+    started = child(f"trap 'touch {asked}; exit 0' TERM; while :; do sleep 0.05; done", HandsBack)
+    assert trained(run).state == "queued"
+    assert asked.exists() and started[0].returncode == 0
+    assert (run.attempt, reasons(run)) == (1, ["Paused after epoch 2."])
+
+
+def test_a_child_that_reaches_no_checkpoint_in_time_is_ended_and_that_is_not_its_fault(run, child, monkeypatch):
+    monkeypatch.setattr(supervisor, "is_stopping", lambda: True)
+    monkeypatch.setattr(supervisor, "DRAIN_GRACE_SECONDS", 0.2)
+    started = child(STUBBORN)
+    assert (trained(run).state, run.attempt) == ("queued", 1)
+    assert started[0].returncode == -9
+    assert reasons(run) == ["The training worker was stopped or restarted."]
+    assert entries(run, "requeued").get().outcome == "success"
+
+
+def test_a_worker_that_is_to_stop_begins_no_training(run, child, monkeypatch):
+    monkeypatch.setattr("training.tasks.is_stopping", lambda: True)
+    started = child("exit 0")
+    assert trained(run).state == "queued"
+    assert started == []
+
+
+# -- What the child did counts
 
 
 def test_a_run_that_its_child_ended_is_left_as_the_child_left_it(run, child):
@@ -154,6 +302,7 @@ def test_a_run_that_its_child_ended_is_left_as_the_child_left_it(run, child):
 
     child("exit 0", EndsItsRun)
     assert (trained(run).state, run.message, run.error) == ("succeeded", "Version 1 of chest", "")
+    assert entries(run, "succeeded").count() == 1
     assert AuditEntry.objects.filter(object_type="trainingrun").count() == 1
 
 
@@ -174,15 +323,15 @@ def test_the_lease_is_renewed_and_memory_and_signs_of_life_are_noted(run, child,
     real = TrainingRun.renew
 
     def renew(run, **fields):
-        renewed.append(fields)
+        renewed.append(TrainingRun.objects.get(pk=run.pk).child_pid)
         real(run, **fields)
 
     monkeypatch.setattr(TrainingRun, "renew", renew)
-    child("sleep 0.4; exit 1")
+    started = child("sleep 0.4; exit 1")
     trained(run)
     assert len(renewed) >= 3
+    assert set(renewed) == {started[0].pid}
     assert run.peak_memory > 0
-    assert run.child_pid
     assert WorkerSign.objects.filter(cluster="train").exists()
 
 
@@ -222,7 +371,7 @@ def test_when_the_lease_is_lost_the_child_is_stopped_and_nothing_is_written(run,
 
     monkeypatch.setattr(supervisor, "_memory", take_away)
     with pytest.raises(LeaseLost):
-        train(run.pk, 1)
+        train_next()
     run.refresh_from_db()
     assert (run.state, run.lease_token, run.message) == ("running", taken, "mine now")
     assert started[0].returncode == -15
@@ -238,29 +387,42 @@ def test_a_child_started_after_the_lease_was_lost_is_stopped_at_once(run, child,
 
     monkeypatch.setattr(supervisor, "_start", start_late)
     with pytest.raises(LeaseLost):
-        train(run.pk, 1)
+        train_next()
     assert started[0].returncode == -15
 
 
-def test_a_supervisor_that_fails_takes_its_child_with_it(run, child, monkeypatch):
+def test_a_supervisor_that_fails_takes_its_child_with_it_and_the_run_goes_on(run, child, monkeypatch):
     started = child("sleep 60")
 
-    def fail(run):
-        raise RuntimeError("the database is gone")
+    def fail(pid):
+        raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(supervisor, "_cancel_requested", fail)
-    monkeypatch.setattr(supervisor, "RENEW_EVERY_SECONDS", 1000)
+    monkeypatch.setattr(supervisor, "_memory", fail)
     with pytest.raises(RuntimeError):
-        train(run.pk, 1)
+        train_next()
     run.refresh_from_db()
-    assert (run.state, run.error) == ("failed", "The job stopped on an unexpected error.")
+    assert (run.state, reasons(run)) == ("queued", ["The job stopped on an unexpected error."])
     assert started[0].returncode == -15
+
+
+def test_a_database_that_does_not_answer_for_a_while_costs_no_training(run, child, monkeypatch):
+    answers = iter([OperationalError("gone"), OperationalError("still gone")])
+    real = TrainingRun.renew
+
+    def renew(run, **fields):
+        for error in answers:
+            raise error
+        real(run, **fields)
+
+    monkeypatch.setattr(TrainingRun, "renew", renew)
+    child("sleep 0.3; exit 5")
+    assert "status 5" in reasons(trained(run))[0]
 
 
 def test_a_run_that_is_not_waiting_starts_no_child(run, child):
     started = child("exit 0")
     TrainingRun.objects.filter(pk=run.pk).update(state="cancelled")
-    train(run.pk, 1)
+    train_next()
     assert started == []
 
 
@@ -272,12 +434,13 @@ def test_the_child_is_told_the_lease_and_not_that_it_is_a_queue_worker(run, monk
         return SimpleNamespace(pid=1)
 
     monkeypatch.setenv("Q_CLUSTER_NAME", "train")
+    monkeypatch.setenv("QUEUE_LIFELINE", "7")
     monkeypatch.setattr(supervisor.subprocess, "Popen", remember)
     run.claim(1)
     supervisor._start(run, 1)
     assert given["command"][-2:] == ["train_run", str(run.pk)]
-    assert given["env"][supervisor.TOKEN_VARIABLE] == str(run.lease_token)
-    assert "Q_CLUSTER_NAME" not in given["env"]
+    assert given["env"][supervisor.LEASE_VARIABLE] == str(run.lease_token)
+    assert not {"Q_CLUSTER_NAME", "QUEUE_LIFELINE"} & set(given["env"])
     assert given["start_new_session"]
 
 
@@ -288,7 +451,7 @@ def test_the_child_is_told_the_lease_and_not_that_it_is_a_queue_worker(run, monk
 def as_child(monkeypatch):
     """Call the child's command without binding the life of the test process to its parent's."""
     monkeypatch.setattr("training.management.commands.train_run.die_with_parent", lambda parent: None)
-    monkeypatch.delenv(supervisor.TOKEN_VARIABLE, raising=False)
+    monkeypatch.delenv(supervisor.LEASE_VARIABLE, raising=False)
     return monkeypatch
 
 
@@ -298,13 +461,7 @@ def test_a_child_that_nobody_claimed_for_refuses_to_train(run, as_child):
     run.claim(1)
     with pytest.raises(CommandError, match="is not claimed"):
         call_command("train_run", run.pk)
-    as_child.setenv(supervisor.TOKEN_VARIABLE, str(uuid.uuid4()))
+    as_child.setenv(supervisor.LEASE_VARIABLE, str(uuid.uuid4()))
     with pytest.raises(CommandError, match="is not claimed"):
         call_command("train_run", run.pk)
     assert TrainingRun.objects.get(pk=run.pk).message == ""
-
-
-def test_a_process_whose_supervisor_is_gone_already_ends_itself(monkeypatch):
-    monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace(prctl=lambda *args: 0))
-    with pytest.raises(SystemExit, match="supervisor of this training is gone"):
-        supervisor.die_with_parent(os.getppid() + 1)

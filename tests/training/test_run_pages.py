@@ -4,8 +4,16 @@ import pytest
 from django.urls import reverse
 from django_q.models import OrmQ
 
-from tests.factories import DatasetFactory, EpochMetricFactory, ModelVersionFactory, TrainingRunFactory
-from training.models import TrainingRun
+from tests.factories import (
+    DatasetFactory,
+    EpochMetricFactory,
+    ModelVersionFactory,
+    PreparationFactory,
+    TrainingRunFactory,
+    put_cache,
+)
+from training.configurations import GROUPS, OPTIONS, Configuration
+from training.models import NotPrepared, TrainingRun
 
 CREATE = "/training/new/"
 HTMX = {"HX-Request": "true"}
@@ -32,7 +40,7 @@ def test_the_train_button_puts_a_run_into_the_training_queue(logged_in, world, a
     assert (run.preparation, run.created_by, run.state, run.epochs) == (world.preparation, alice, "queued", 3)
     assert (run.configuration["epochs"], run.configuration["seed"], run.preset) == (3, 9, "quick")
     message = OrmQ.objects.get()
-    assert (message.key, message.task["args"]) == ("train", (run.pk, 1))
+    assert (message.key, message.task["args"]) == ("train", ())
 
 
 def test_every_architecture_and_configuration_is_offered_with_what_to_expect(logged_in, world):
@@ -41,7 +49,7 @@ def test_every_architecture_and_configuration_is_offered_with_what_to_expect(log
         assert f'value="{name}"' in page
     for name in ("Quick Test", "Standard", "Intensive"):
         assert name in page
-    assert page.count("Pretrained weights are not installed") == 4
+    assert page.count("ImageNet weights are not installed") == 7
 
 
 def test_the_dataset_of_the_link_is_chosen_in_the_form(logged_in, world):
@@ -55,7 +63,7 @@ def test_a_dataset_that_is_not_prepared_is_refused_with_a_link_to_where_it_is_pr
     other = DatasetFactory()
     response = logged_in.post(CREATE, choices(world, dataset=other.pk))
     assert response.status_code == 400
-    assert "Dataset not prepared." in text(response)
+    assert "Dataset not prepared:" in text(response)
     assert f'href="{other.get_absolute_url()}#prepare"' in text(response)
     assert TrainingRun.objects.count() == 1
 
@@ -63,13 +71,13 @@ def test_a_dataset_that_is_not_prepared_is_refused_with_a_link_to_where_it_is_pr
 @pytest.mark.parametrize(
     ("field", "value", "complaint"),
     [
-        ("epochs", 0, "greater than or equal to 1"),
+        ("epochs", 0, "Epochs must be a whole number from 1 to 500, not 0."),
         ("epochs", 501, "Epochs must be a whole number from 1 to 500"),
         ("batch_size", "many", "Enter a whole number"),
         ("batch_size", 1000, "Batch size must be a whole number from 1 to 512"),
         ("learning_rate", 0, "Learning rate must be a number above 0"),
         ("learning_rate", "nan", "Enter a number"),
-        ("seed", -3, "greater than or equal to 0"),
+        ("seed", -3, "Seed must be a whole number from 0 to 2147483647, not -3."),
         ("architecture", "GPT", "not one of the available choices"),
         ("configuration", "forever", "not one of the available choices"),
         ("dataset", 999999, "not one of the available choices"),
@@ -189,3 +197,182 @@ def test_the_list_shows_runs_newest_first_without_a_query_for_each(logged_in, wo
     with django_assert_max_num_queries(20):
         page = logged_in.get(reverse("training:run-list"))
     assert [run.pk for run in page.context["page"]] == [run.pk for run in reversed([world.run, *runs])]
+
+
+# -- All options
+
+# One value for each option that differs from every preset.
+OTHERS = {
+    "epochs": 3, "batch_size": 8, "learning_rate": 0.01, "optimizer": "sgd", "schedule": "step", "warmup_fraction": 0.2,
+    "step_epochs": 4, "step_factor": 0.5, "early_stopping_patience": 2, "minimum_steps": 5, "balance": "sampling",
+    "weight_decay": 0.2, "label_smoothing": 0.25, "dropout": 0.5, "head_epochs": 1, "fine_tuning_factor": 0.5,
+    "fine_tuning_depth": 0.5, "layer_decay": 0.9, "image_size": 64, "preprocessing": [], "flip": True, "shift": 0.2,
+    "zoom": 0.3, "rotation": 9.0, "contrast": 0.5, "brightness": 0.2, "gamma": 0.3, "blur": 1.0, "noise": 0.05,
+    "erase": 0.3, "seed": 4, "mixed_precision": True, "deterministic": True,
+}  # fmt: skip
+
+
+def test_every_option_has_a_field_in_its_group_with_words_and_the_presets_value(logged_in, world):
+    assert set(OTHERS) == set(OPTIONS)
+    page = text(logged_in.get(CREATE))
+    for name, option in OPTIONS.items():
+        assert f'name="{name}"' in page and option.label in page
+    for group in GROUPS:
+        assert f"<summary>{group}</summary>" in page
+    assert 'placeholder="5"' in page and 'placeholder="the architecture&#x27;s own"' in page
+    assert 'min="1" max="500"' in page and "AdamW (as configured)" in page and "0 to 0.3." in page
+
+
+def test_every_option_can_be_set_on_the_page(logged_in, world):
+    sent = OTHERS | {"flip": "true", "mixed_precision": "true", "deterministic": "true", "preprocessing": ["none"]}
+    logged_in.post(CREATE, choices(world, **sent))
+    assert TrainingRun.objects.latest("pk").configuration == OTHERS
+
+
+def test_every_option_can_be_set_over_the_api(logged_in, world):
+    answer = logged_in.post(reverse("api:run-list"), choices(world) | OTHERS, content_type="application/json")
+    assert answer.status_code == 202, answer.json()
+    assert answer.json()["configuration"] == OTHERS
+
+
+def test_switches_that_a_form_leaves_out_stay_as_configured(logged_in, world):
+    world.preset.configuration |= {"flip": True, "deterministic": True}
+    world.preset.save()
+    logged_in.post(reverse("api:run-list"), choices(world, configuration=world.preset.key))
+    logged_in.post(CREATE, choices(world, configuration=world.preset.key, flip="false"))
+    page, api = TrainingRun.objects.order_by("-pk")[:2]
+    assert (api.configuration["flip"], api.configuration["deterministic"]) == (True, True)
+    assert (page.configuration["flip"], page.configuration["deterministic"]) == (False, True)
+
+
+def test_all_that_is_wrong_is_marked_at_once(logged_in, world):
+    response = logged_in.post(CREATE, choices(world, epochs=0, blur=9, preprocessing=["none", "clahe"]))
+    assert set(response.context["form"].errors) == {"epochs", "blur", "preprocessing"}
+    # The groups in which something is wrong are open.
+    for group in ("optimisation", "augmentation", "images"):
+        assert f'id="options-{group}" open' in text(response)
+    answer = logged_in.post(reverse("api:run-list"), choices(world, epochs=0, blur=9))
+    assert set(answer.json()["errors"]) == {"epochs", "blur"}
+
+
+def test_choosing_another_configuration_shows_its_values_and_keeps_what_was_entered(logged_in, world):
+    entered = choices(world, configuration="intensive", dropout="0.45", flip="true", preprocessing="clahe")
+    fragment = text(logged_in.get(CREATE, entered, headers=HTMX))
+    assert "<html" not in fragment and 'id="run-options"' in fragment
+    assert 'placeholder="50"' in fragment and 'value="0.45"' in fragment
+    assert '<option value="true" selected>' in fragment
+    assert 'value="clahe"' in fragment and fragment.count("checked") == 1
+    del entered["preprocessing"]
+    assert "checked" not in text(logged_in.get(CREATE, entered, headers=HTMX))
+
+
+# -- Which preparation
+
+
+@pytest.fixture
+def others(world):
+    """Beside the one of 64 pixels: 128 pixels, and 64 pixels with steps, each with its files."""
+    larger = PreparationFactory(dataset=world.dataset, image_size=128)
+    clahe = PreparationFactory(dataset=world.dataset, pipeline=world.preparation.pipeline | {"steps": ["clahe"]})
+    for preparation in (larger, clahe):
+        put_cache(preparation)
+    return larger, clahe
+
+
+@pytest.mark.parametrize(
+    ("options", "which"),
+    [
+        ({}, "clahe"),
+        ({"image_size": "128"}, "larger"),
+        ({"preprocessing": ["none"], "image_size": "64"}, "plain"),
+        ({"preprocessing": ["none"]}, "larger"),
+        ({"preprocessing": ["clahe"]}, "clahe"),
+    ],
+)
+def test_the_newest_preparation_that_has_what_is_asked_for_is_used(logged_in, world, others, options, which):
+    logged_in.post(CREATE, choices(world, **options))
+    found = {"plain": world.preparation, "larger": others[0], "clahe": others[1]}
+    assert TrainingRun.objects.latest("pk").preparation == found[which]
+
+
+def test_what_no_preparation_has_leads_to_where_exactly_that_is_prepared(logged_in, world):
+    response = logged_in.post(CREATE, choices(world, image_size="128", preprocessing=["crop_borders", "clahe"]))
+    assert response.status_code == 400
+    assert "no finished preparation with images of 128 pixels and the preprocessing crop_borders, clahe" in text(
+        response
+    )
+    link = f"{world.dataset.get_absolute_url()}?image_size=128&amp;steps=crop_borders&amp;steps=clahe#prepare"
+    assert f'href="{link}"' in text(response)
+    page = text(logged_in.get(link.replace("&amp;", "&").partition("#")[0]))
+    assert '<option value="128" selected>' in page and page.count("checked") == 2
+
+
+def test_a_size_that_cannot_be_prepared_is_told_with_those_that_can(logged_in, world):
+    answer = logged_in.post(reverse("api:run-list"), choices(world, image_size=100))
+    assert answer.status_code == 409
+    assert "has no images of 100 pixels. Choose one of these sizes: 64, 128, 224, 299." in answer.json()["detail"]
+
+
+def test_a_preparation_whose_pixels_were_removed_does_not_count(world, others, alice):
+    others[0].remove_pixels(by=alice)
+    with pytest.raises(NotPrepared) as refusal:
+        TrainingRun.create(
+            world.dataset,
+            "Custom_CNN",
+            Configuration(image_size=128),
+            alice,
+            preset="quick",
+        )
+    assert refusal.value.wanted == {"image_size": 128}
+
+
+# -- Left and right
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [("chest", "heart lies on the left"), ("knee", "side marker"), ("", "not known which part"), ("spine", None)],
+)
+def test_flip_is_warned_about_wherever_left_and_right_mean_something(logged_in, world, part, says):
+    world.condition.body_part, world.condition.slug = part, f"{part or 'x'}-question"
+    world.condition.save()
+    answer = logged_in.post(reverse("api:run-list"), choices(world, flip=True)).json()
+    page = text(logged_in.post(CREATE, choices(world, flip="true"), follow=True))
+    preview = text(logged_in.get(reverse("training:strengths-preview"), choices(world, flip="true"), headers=HTMX))
+    if says is None:
+        assert answer["warnings"] == [] and "Flip is on" not in page + preview
+    else:
+        assert says in answer["warnings"][0] and says in page and says in preview
+    # Never a refusal, and never a warning without a flip.
+    assert TrainingRun.objects.count() == 3
+    assert logged_in.post(reverse("api:run-list"), choices(world)).json()["warnings"] == []
+
+
+# -- The live preview
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"dataset": ""}, "Choose a dataset"),
+        ({"blur": "9"}, "Blur must be a number from 0 to 3"),
+        ({"blur": "much"}, "Enter a number"),
+        ({}, "prepare the dataset again"),
+    ],
+)
+def test_the_preview_says_why_it_shows_nothing(logged_in, world, parameters, says):
+    response = logged_in.get(reverse("training:strengths-preview"), choices(world, **parameters), headers=HTMX)
+    assert response.status_code == 200
+    assert says in text(response) and "<img" not in text(response)
+
+
+def test_a_dataset_without_preparation_leads_from_the_preview_to_where_it_is_prepared(logged_in, world):
+    other = DatasetFactory()
+    url = reverse("training:strengths-preview")
+    assert f"{other.get_absolute_url()}#prepare" in text(logged_in.get(url, choices(world, dataset=other.pk)))
+
+
+def test_another_teams_images_are_not_in_the_preview(client, world, charlie):
+    client.force_login(charlie)
+    fragment = text(client.get(reverse("training:strengths-preview"), choices(world)))
+    assert "Choose a dataset" in fragment and world.dataset.name not in fragment

@@ -52,8 +52,9 @@ def test_without_waiting_the_run_is_queued(world):
     run = TrainingRun.objects.latest("pk")
     answer = json.loads(out)
     assert answer.pop("seconds") >= 0
-    assert answer == {"run": run.pk, "state": "queued", "condition": "chest", "version": None, "metrics": None}
-    assert OrmQ.objects.get().task["args"] == (run.pk, 1)
+    nothing_yet = {"version": None, "metrics": None, "warnings": []}
+    assert answer == {"run": run.pk, "state": "queued", "condition": "chest"} | nothing_yet
+    assert OrmQ.objects.get().key == "train"
 
 
 def test_options_change_the_configuration(world):
@@ -94,6 +95,7 @@ def test_without_a_worker_the_command_does_the_work_itself(world, monkeypatch):
     class InThisThread:
         def __init__(self, target, args, daemon):
             self.start = lambda: target(*args)
+            self.is_alive = lambda: False
 
     def train_here(run):
         assert run.claim(run.attempt)
@@ -135,7 +137,7 @@ def test_an_option_out_of_range_is_named_with_what_is_allowed(world, options, co
     assert TrainingRun.objects.count() == 1
 
 
-@pytest.mark.parametrize("option", ["--architecture=GPT", "--configuration=forever", "--epochs=many"])
+@pytest.mark.parametrize("option", ["--architecture=GPT", "--schedule=never", "--epochs=many"])
 def test_an_option_that_does_not_exist_is_refused_with_those_there_are(world, option):
     with pytest.raises(CommandError, match=r"invalid (choice|int value)"):
         start(world.dataset.name, option)
@@ -169,3 +171,35 @@ def test_the_run_is_recorded_as_started_from_the_command_line_or_by_the_user(wor
     newest, oldest = AuditEntry.objects.filter(action="run.start")
     assert (oldest.channel, oldest.actor) == ("command", None)
     assert newest.actor == alice
+
+
+def test_every_training_option_can_be_given(world):
+    options = (
+        "--optimizer sgd --schedule step --step-epochs 3 --step-factor 0.5 --balance sampling --label-smoothing 0.1 "
+        "--head-epochs 2 --fine-tuning-depth 0.4 --flip --rotation 3 --blur 0.5 --deterministic --preprocessing"
+    )
+    start(world.dataset.name, *options.split())
+    stored = TrainingRun.objects.latest("pk").configuration
+    given = {"optimizer": "sgd", "schedule": "step", "step_epochs": 3, "step_factor": 0.5, "balance": "sampling"}
+    given |= {"label_smoothing": 0.1, "head_epochs": 2, "fine_tuning_depth": 0.4, "flip": True, "rotation": 3.0}
+    given |= {"blur": 0.5, "deterministic": True, "preprocessing": []}
+    assert {name: stored[name] for name in given} == given
+
+
+def test_flipping_a_chest_is_warned_about_and_not_refused(world):
+    out, err = start(world.dataset.name, "--flip", json=True)
+    (warning,) = json.loads(out)["warnings"]
+    assert "heart lies on the left" in warning and warning in err
+    assert TrainingRun.objects.latest("pk").configuration["flip"]
+
+
+def test_a_saved_preset_is_chosen_by_its_number_and_seen_by_its_team_only(world, alice, charlie):
+    start(world.dataset.name, configuration=world.preset.key, user="alice")
+    run = TrainingRun.objects.latest("pk")
+    assert (run.epochs, run.preset) == (7, world.preset.name)
+    assert "There is no configuration" in fails(world.dataset.name, configuration="forever")["error"]
+    world.condition.team = None
+    world.condition.save()
+    charlie.groups.set(alice.groups.all())
+    error = fails(world.dataset.name, configuration=world.preset.key, user="charlie")["error"]
+    assert "There is no configuration" in error and world.preset.name not in error

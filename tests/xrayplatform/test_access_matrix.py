@@ -22,12 +22,18 @@ NO_ROLE = "no role"
 USERS = [NO_ROLE, *ROLES]
 SCIENTIST = ["data scientist"]
 PRUNERS = ["data scientist", "administrator"]
+QUEUE_KEEPERS = ["model manager", "administrator"]
+CANCELLERS = ["data scientist", "model manager", "administrator"]
 SYSTEM = ["data scientist", "model manager", "administrator", "auditor"]
 PREPARE = {"seed": 0, "image_size": 128, "fit": "auto", "source_splits": "honour"}
 PREPARE |= {"validation_share": 0.15, "test_share": 0.15}
 DECIDE = {"code": "blurred", "action": "keep", "reason": "x"}
+SEARCH = {"dataset": "{dataset}", "architectures": "Custom_CNN", "configuration": "standard", "mode": "grid"}
+SEARCH |= {"option_1": "seed", "values_1": "1,2"}
+SPEED = {"architecture": "Custom_CNN", "image_size": 64, "batch_size": 8}
 RUN = {"dataset": "{dataset}", "architecture": "Custom_CNN", "configuration": "quick"}
 TEAM_OBJECTS = {"condition", "dataset", "image", "finding", "preparation", "upload", "run", "version", "prediction"}
+TEAM_OBJECTS |= {"preset", "search"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ PAGES = [
     Row("GET", "xrayplatform:token-list", USERS),
     Row("POST", "xrayplatform:token-list", USERS),
     Row("POST", "xrayplatform:token-revoke", USERS, 302, "own_token"),
+    Row("GET", "xrayplatform:notification-list", USERS),
+    Row("POST", "xrayplatform:notification-read", USERS, 302),
     Row("GET", "xrayplatform:system-status", SYSTEM),
     Row("GET", "xrayplatform:auditentry-list", ["auditor"]),
     Row("GET", "datasets:dataset-list", ROLES),
@@ -89,13 +97,35 @@ PAGES = [
     Row("GET", "datasets:preparation-detail", ROLES, 200, "preparation"),
     Row("POST", "datasets:preparation-cancel", SCIENTIST, 302, "preparation"),
     Row("GET", "training:run-list", ROLES),
+    Row("GET", "training:pretrained-list", ROLES),
     Row("GET", "training:run-create", SCIENTIST),
     Row("POST", "training:run-create", SCIENTIST, 302, "", RUN),
     Row("GET", "training:augmentation-preview", ROLES, 200, "preparation"),
+    Row("GET", "training:strengths-preview", ROLES),
+    Row("GET", "training:preset-list", ROLES),
+    Row("GET", "training:preset-create", SCIENTIST),
+    Row("POST", "training:preset-create", SCIENTIST, 302, "", {"name": "Night"}),
+    Row("GET", "training:preset-edit", SCIENTIST, 200, "preset"),
+    Row("POST", "training:preset-edit", SCIENTIST, 302, "preset", {"name": "Night"}),
+    Row("POST", "training:preset-delete", SCIENTIST, 302, "preset"),
     Row("GET", "training:run-detail", ROLES, 200, "run"),
     Row("GET", "training:run-status", ROLES, 200, "run"),
     Row("GET", "training:run-curves", ROLES, 200, "run"),
-    Row("POST", "training:run-cancel", SCIENTIST, 302, "run"),
+    Row("POST", "training:run-note", ROLES, 302, "run", {"text": "x"}),
+    Row("GET", "training:run-preflight", SCIENTIST),
+    Row("POST", "training:speed-test-start", SCIENTIST, 302, "", SPEED),
+    Row("GET", "training:speed-test-detail", ROLES, 200, "speed_test"),
+    Row("POST", "training:run-cancel", CANCELLERS, 302, "run"),
+    Row("POST", "training:run-prioritise", QUEUE_KEEPERS, 302, "run", {"priority": "1"}),
+    Row("GET", "training:queue-detail", ROLES),
+    Row("POST", "training:queue-pause", QUEUE_KEEPERS, 302, "", {"reason": "x"}),
+    Row("POST", "training:queue-open", QUEUE_KEEPERS, 302),
+    Row("GET", "training:search-list", ROLES),
+    Row("GET", "training:search-create", SCIENTIST),
+    Row("POST", "training:search-create", SCIENTIST, 302, "", SEARCH),
+    Row("GET", "training:search-detail", ROLES, 200, "search"),
+    Row("GET", "training:search-curves", ROLES, 200, "search"),
+    Row("POST", "training:search-cancel", CANCELLERS, 302, "search"),
     Row("GET", "registry:version-list", ROLES),
     Row("GET", "registry:version-detail", ROLES, 200, "version"),
     Row("POST", "registry:version-activate", ["model manager"], 302, "version"),
@@ -136,20 +166,45 @@ API = [
     Row("POST", "api:upload-list", SCIENTIST, 400),
     Row("GET", "api:upload-detail", ROLES, 200, "upload"),
     Row("POST", "api:upload-cancel", SCIENTIST, 200, "upload"),
+    Row("GET", "api:architecture-list", ROLES),
     Row("GET", "api:run-list", ROLES),
     Row("POST", "api:run-list", SCIENTIST, 202, "", RUN),
     Row("GET", "api:run-detail", ROLES, 200, "run"),
     Row("GET", "api:run-metrics", ROLES, 200, "run"),
     Row("GET", "api:run-log", ROLES, 200, "run"),
-    Row("POST", "api:run-cancel", SCIENTIST, 200, "run"),
+    Row("GET", "api:run-hints", ROLES, 200, "run"),
+    Row("GET", "api:run-notes", ROLES, 200, "run"),
+    Row("POST", "api:run-notes", ROLES, 201, "run", {"text": "x"}),
+    Row("POST", "api:run-estimate", SCIENTIST, 200, "", RUN),
+    Row("GET", "api:speedtest-list", ROLES),
+    Row("POST", "api:speedtest-list", SCIENTIST, 202, "", SPEED),
+    Row("GET", "api:speedtest-detail", ROLES, 200, "speed_test"),
+    Row("POST", "api:run-cancel", CANCELLERS, 200, "run"),
+    Row("POST", "api:run-prioritise", QUEUE_KEEPERS, 200, "run", {"priority": "high"}),
+    Row("GET", "api:queue-list", ROLES),
+    Row("POST", "api:queue-pause", QUEUE_KEEPERS, 200, "", {"reason": "x"}),
+    Row("POST", "api:queue-open", QUEUE_KEEPERS, 200),
+    Row("GET", "api:search-list", ROLES),
+    # 400: let in, but one run is no search.
+    Row("POST", "api:search-list", SCIENTIST, 400, "", SEARCH),
+    Row("GET", "api:search-detail", ROLES, 200, "search"),
+    Row("POST", "api:search-cancel", CANCELLERS, 200, "search"),
+    Row("GET", "api:preset-list", ROLES),
+    Row("POST", "api:preset-list", SCIENTIST, 201, "", {"name": "Night"}),
+    Row("GET", "api:preset-detail", ROLES, 200, "preset"),
+    Row("PATCH", "api:preset-detail", SCIENTIST, 200, "preset", {"name": "Night"}),
+    Row("DELETE", "api:preset-detail", SCIENTIST, 204, "preset"),
     Row("GET", "api:version-list", ROLES),
     Row("GET", "api:version-detail", ROLES, 200, "version"),
+    Row("GET", "api:version-history", ROLES, 200, "version"),
     # 409: let in, but the files of this version are not there.
     Row("POST", "api:version-activate", ["model manager"], 409, "version"),
     Row("GET", "api:prediction-list", ROLES),
     Row("POST", "api:prediction-list", ["clinician"], 400),
     Row("GET", "api:prediction-detail", ROLES, 200, "prediction"),
     Row("GET", "api:system-list", SYSTEM),
+    Row("GET", "api:notification-list", USERS),
+    Row("POST", "api:notification-read", USERS),
     Row("GET", "api:auditentry-list", ["auditor"]),
     Row("GET", "api:auditentry-detail", ["auditor"], 200, "entry"),
     Row("GET", "api-schema", USERS),
@@ -287,6 +342,8 @@ def test_another_teams_object_is_not_found_even_with_every_working_role(world, c
 def test_an_object_without_a_team_is_found_by_every_team(world, charlie):
     world.condition.team = None
     world.condition.save()
+    world.preset.team = None
+    world.preset.save()
     client = logged_in(charlie)
     answers = {str(row): ask(row, world, charlie, client).status_code for row in OF_TEAM}
     assert answers == {str(row): row.status for row in OF_TEAM}

@@ -8,6 +8,7 @@ from django.urls import reverse
 from knox.models import AuthToken
 
 from tests.factories import ConditionFactory, UserFactory
+from training.models import TrainingQueue
 from xrayplatform import audit
 from xrayplatform.audit import AuditEntry
 from xrayplatform.system import WorkerSign
@@ -17,11 +18,15 @@ HIDDEN = {
     "admin.logentry", "auth.permission", "contenttypes.contenttype", "sessions.session", "xrayplatform.systemaccess",
     "django_q.schedule", "django_q.task", "django_q.success", "django_q.failure", "django_q.ormq",
     "datasets.scannedfolder",
+    # What somebody was told is nobody else's business.
+    "xrayplatform.notification",
 }  # fmt: skip
 READ_ONLY = {
     "xrayplatform.auditentry", "xrayplatform.workersign", "datasets.datasetimage", "datasets.scan",
     "datasets.fileproblem", "datasets.finding", "datasets.decision", "datasets.upload",
     "datasets.preparation", "datasets.preparedimage", "training.trainingrun", "training.epochmetric",
+    "training.search", "training.trainingqueue", "training.runnote",
+    "training.speedtest", "training.savedpreset",
     "registry.modelversion", "registry.deployment", "registry.activation", "inference.prediction", "auth.group",
 }  # fmt: skip
 EDITABLE = {"xrayplatform.team", "xrayplatform.condition", "datasets.dataset", "auth.user", "knox.authtoken"}
@@ -48,6 +53,8 @@ def rows(world, alice):
     world.image.decide("by-hand", "exclude", "test", by=alice)
     world.condition.activations.create(to_version=world.version, by=alice)
     apps.get_model("registry", "Deployment").objects.create(condition=world.condition, active=world.version)
+    world.run.notes.create(author=alice, text="Looks fine.")
+    TrainingQueue.current()
     WorkerSign.leave("train")
     AuthToken.objects.create(alice)
     audit.record("x.y", world.version, actor=alice)
@@ -170,7 +177,7 @@ def test_an_administrator_revokes_a_token(client, administrator, alice):
 def test_an_administrator_sees_and_edits_what_the_own_teams_may_see_only(rows, world, administrator, client):
     client.force_login(administrator)
     hidden = [world.dataset, world.preparation, world.run, world.version, world.prediction, world.image, world.metric]
-    hidden += [world.finding, world.upload]
+    hidden += [world.finding, world.upload, world.search]
     for obj in hidden:
         assert client.get(change_url(obj)).status_code == 302
     world.team.members.add(administrator)

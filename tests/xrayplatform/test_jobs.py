@@ -1,14 +1,20 @@
 """The life of a job: claimed once, fenced by its lease, cancelled, reaped, and ended exactly once."""
 
+import os
+import subprocess
+import time
 import uuid
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+import psutil
 import pytest
+from django.db import connection
 from django.utils import timezone
 from django_q.models import OrmQ
 
 from datasets.models import Scan
 from tests.factories import DatasetFactory, PreparationFactory, ScanFactory, TrainingRunFactory, UploadFactory
+from training.models import TrainingRun
 from xrayplatform import audit, jobs
 from xrayplatform.audit import AuditEntry
 from xrayplatform.jobs import JobCancelled, JobError, LeaseLost
@@ -44,11 +50,11 @@ def expire(job, **fields):
 
 
 def test_a_message_carries_numbers_only_and_goes_to_the_queue_of_the_job():
-    run = TrainingRunFactory()
-    run.enqueue()
+    job = ScanFactory()
+    job.enqueue()
     message = OrmQ.objects.get()
-    assert message.key == "train"
-    assert (message.task["func"], message.task["args"]) == ("training.tasks.train", (run.pk, 1))
+    assert message.key == "xray"
+    assert (message.task["func"], message.task["args"]) == ("datasets.tasks.scan", (job.pk, 1))
 
 
 def test_exactly_one_of_several_claims_wins(job):
@@ -142,7 +148,7 @@ def test_a_waiting_job_is_cancelled_at_once(job, alice):
     assert (job.state, job.message) == ("cancelled", "Cancelled before it started")
     assert job.finished_at is not None
     assert not fresh(job).claim(1)
-    assert entries(job, "scan.cancel") == 1
+    assert entries(job, "scan.cancel") == entries(job, "scan.cancelled") == 1
 
 
 def test_a_running_job_is_asked_to_stop_and_stops_at_its_next_renewal(claimed, alice):
@@ -248,7 +254,7 @@ def test_every_kind_of_job_is_reaped():
         assert job.claim(1)
         type(job).objects.filter(pk=job.pk).update(lease_until=timezone.now() - timedelta(seconds=1))
     assert jobs.reap() == 3
-    assert {fresh(job).state for job in (scan, preparation, run)} == {"failed"}
+    assert [fresh(job).state for job in (scan, preparation, run)] == ["failed", "failed", "queued"]
 
 
 def test_jobs_that_live_wait_or_have_ended_are_left_alone(claimed):
@@ -286,6 +292,247 @@ def test_a_renewal_between_the_look_and_the_reaping_saves_the_job(claimed, monke
 
     monkeypatch.setattr(jobs.uuid, "uuid4", renew_first)
     assert jobs.reap() == 0
+    assert fresh(claimed).state == "running"
+
+
+# -- Being tried again
+
+
+@pytest.fixture
+def run():
+    """A kind of job that has three attempts."""
+    run = TrainingRunFactory()
+    assert run.claim(1)
+    return run
+
+
+def run_entries(run, action):
+    return AuditEntry.objects.filter(action=f"trainingrun.{action}", object_id=str(run.pk))
+
+
+def test_a_job_with_attempts_left_waits_again_when_its_worker_died(run):
+    TrainingRun.objects.filter(pk=run.pk).update(lease_until=timezone.now() - timedelta(seconds=1))
+    assert jobs.reap() == 1
+    row = fresh(run)
+    assert (row.state, row.attempt, row.pid, row.lease_until, row.heartbeat_at) == ("queued", 2, None, None, None)
+    assert row.message.startswith("Waiting to go on: The worker died: no sign of life for")
+    assert run_entries(run, "requeued").get().after["attempt"] == 2
+    assert OrmQ.objects.filter(key="train").count() == 1
+    assert not fresh(run).claim(1)
+    assert fresh(run).claim(2)
+
+
+def test_the_last_attempt_whose_worker_dies_fails(run):
+    for attempt in (1, 2, 3):
+        run.claim(attempt)
+        TrainingRun.objects.filter(pk=run.pk).update(lease_until=timezone.now() - timedelta(seconds=1))
+        assert jobs.reap() == 1
+        run = fresh(run)
+    assert (run.state, run.attempt) == ("failed", 3)
+    assert run.error.count("The worker died") == 3
+    assert run_entries(run, "failed").count() == 1
+
+
+def test_a_stop_that_is_nobodys_fault_is_none_of_the_attempts(run):
+    for _ in range(5):
+        run.requeue("An update.", counted=False)
+        assert (fresh(run).state, fresh(run).attempt) == ("queued", 1)
+        assert run.claim(1)
+    assert [item["counted"] for item in fresh(run).interruptions] == [False] * 5
+
+
+def test_only_the_holder_of_the_lease_puts_a_job_back(run):
+    stranger = fresh(run)
+    stranger.lease_token = uuid.uuid4()
+    with pytest.raises(LeaseLost):
+        stranger.requeue("not mine")
+    assert fresh(run).state == "running"
+    late = fresh(run)
+    run.requeue("mine")
+    with pytest.raises(LeaseLost):
+        late.renew()
+    with pytest.raises(LeaseLost):
+        late.requeue("again")
+    assert (fresh(run).attempt, run_entries(run, "requeued").count()) == (2, 1)
+
+
+def test_a_job_that_somebody_cancelled_is_not_tried_again(run, alice):
+    fresh(run).request_cancel(alice)
+    run.requeue("The process died.")
+    assert fresh(run).state == "cancelled"
+    assert run_entries(run, "cancelled").count() == 1
+
+
+def test_a_requeue_whose_audit_entry_cannot_be_written_is_none(run, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no audit")
+
+    monkeypatch.setattr(audit, "record", fail)
+    with pytest.raises(RuntimeError):
+        run.requeue("died")
+    assert (fresh(run).state, OrmQ.objects.count()) == ("running", 0)
+
+
+def test_an_unexpected_error_of_the_supervisor_costs_one_attempt(run):
+    def work():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run.see_through(work)
+    assert (fresh(run).state, fresh(run).attempt) == ("queued", 2)
+
+
+def test_what_the_dead_worker_left_running_on_this_host_is_killed(run):
+    """Only the process that was started with the run's own lease: its number may belong to another one by now."""
+    innocent = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    environment = {"TRAINING_LEASE_TOKEN": str(run.lease_token), "PATH": os.environ["PATH"]}
+    child = subprocess.Popen(["sh", "-c", "sleep 60; :"], env=environment, start_new_session=True)
+    try:
+        wait_for_environment(child.pid, environment)
+        token = run.lease_token
+        for pid, killed in ((innocent.pid, False), (child.pid, True)):
+            run.child_pid = pid
+            run.end_remains(token)
+            assert (ends(innocent if pid == innocent.pid else child)) == killed
+        assert child.returncode == -9
+    finally:
+        for process in (innocent, child):
+            process.kill()
+            process.wait()
+
+
+def test_what_runs_on_another_host_is_not_killed_here(run):
+    environment = {"TRAINING_LEASE_TOKEN": str(run.lease_token), "PATH": os.environ["PATH"]}
+    child = subprocess.Popen(["sleep", "60"], env=environment, start_new_session=True)
+    try:
+        wait_for_environment(child.pid, environment)
+        run.child_pid, run.host = child.pid, "elsewhere"
+        run.end_remains(run.lease_token)
+        assert not ends(child)
+    finally:
+        child.kill()
+        child.wait()
+
+
+def ends(process):
+    try:
+        process.wait(0.5)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def wait_for_environment(pid, environment):
+    """Until the child has begun its own program."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and psutil.Process(pid).environ() != environment:
+        time.sleep(0.01)
+
+
+# -- Cancelling what does not answer
+
+
+def silent(run, seconds):
+    TrainingRun.objects.filter(pk=run.pk).update(heartbeat_at=timezone.now() - timedelta(seconds=seconds))
+
+
+def test_a_job_whose_worker_is_dead_is_cancelled_at_once(run, alice):
+    silent(run, 21)
+    assert fresh(run).request_cancel(alice)
+    assert fresh(run).state == "cancelled"
+    assert run_entries(run, "cancelled").count() == 1
+    with pytest.raises(LeaseLost):
+        run.renew()
+
+
+def test_a_job_whose_worker_was_just_heard_of_is_only_asked(run, alice):
+    silent(run, 15)
+    job = fresh(run)
+    assert job.request_cancel(alice)
+    assert job.state == "running"
+    assert jobs.reap() == 0
+
+
+def test_a_job_whose_worker_dies_before_it_answers_is_ended_by_the_reaper(run, alice):
+    fresh(run).request_cancel(alice)
+    silent(run, 21)
+    assert jobs.reap() == 1
+    assert (fresh(run).state, fresh(run).attempt) == ("cancelled", 1)
+
+
+def test_a_scan_may_be_silent_for_the_whole_lease_before_it_is_given_up(claimed, alice):
+    """It reports between files, and a file may take its time."""
+    Scan.objects.filter(pk=claimed.pk).update(heartbeat_at=timezone.now() - timedelta(seconds=60))
+    fresh(claimed).request_cancel(alice)
+    assert fresh(claimed).state == "running"
+
+
+# -- Clocks
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Sets the wall clock; `time` goes on by itself."""
+    moved = [0.0]
+    real = time.time
+    monkeypatch.setattr(jobs.time, "time", lambda: real() + moved[0])
+    monkeypatch.setattr(jobs, "_clock", jobs._Clock())
+    monkeypatch.setattr(timezone, "now", lambda: datetime.fromtimestamp(jobs.time.time(), UTC))
+
+    def put_forward(seconds):
+        moved[0] += seconds
+
+    return put_forward
+
+
+def test_nobody_is_taken_for_dead_because_the_clock_was_set(run, clock, monkeypatch):
+    assert jobs.reap() == 0
+    clock(3600)
+    assert jobs.reap() == 0
+    run.renew()
+    monkeypatch.setattr(jobs, "CLOCK_TRUSTED_AFTER_SECONDS", 0.0)
+    assert jobs.reap() == 0
+    assert fresh(run).state == "running"
+
+
+def test_a_dead_worker_is_found_again_a_while_after_the_clock_was_set(run, clock, monkeypatch):
+    jobs.reap()
+    clock(3600)
+    assert jobs.reap() == 0
+    monkeypatch.setattr(jobs, "CLOCK_TRUSTED_AFTER_SECONDS", 0.0)
+    assert jobs.reap() == 1
+
+
+# -- The end
+
+
+class Ends:
+    def __init__(self, monkeypatch):
+        self.states = []
+        monkeypatch.setattr(Scan, "_on_end", lambda job: self.states.append((job.state, connection.in_atomic_block)))
+
+
+@pytest.mark.parametrize("end", ["succeed", "fail", "end_cancelled", "request_cancel", "reap"])
+def test_whatever_the_end_is_what_belongs_to_it_happens_once_in_its_transaction(job, alice, monkeypatch, end):
+    ends = Ends(monkeypatch)
+    if end == "request_cancel":
+        job.request_cancel(alice)
+    else:
+        job.claim(1)
+        expire(job)
+        {"succeed": job.succeed, "fail": lambda: job.fail("x"), "end_cancelled": job.end_cancelled, "reap": jobs.reap}[
+            end
+        ]()
+    assert ends.states == [(fresh(job).state, True)]
+
+
+def test_an_end_is_undone_when_what_belongs_to_it_fails(claimed, monkeypatch):
+    def fail(job):
+        raise RuntimeError("no message")
+
+    monkeypatch.setattr(Scan, "_on_end", fail)
+    with pytest.raises(RuntimeError):
+        claimed.succeed()
     assert fresh(claimed).state == "running"
 
 

@@ -42,7 +42,19 @@ def test_a_role_that_was_emptied_is_filled_again_and_keeps_its_members(roles):
         ("datasets.upload_dataset", {"data scientist"}),
         ("datasets.remove_pixels", {"data scientist", "administrator"}),
         ("training.add_trainingrun", {"data scientist"}),
-        ("training.cancel_trainingrun", {"data scientist"}),
+        ("training.cancel_trainingrun", {"data scientist", "model manager", "administrator"}),
+        ("training.prioritise_trainingrun", {"model manager", "administrator"}),
+        ("training.pause_trainingqueue", {"model manager", "administrator"}),
+        ("training.add_search", {"data scientist"}),
+        ("training.view_trainingqueue", set(ROLES)),
+        ("training.view_search", set(ROLES)),
+        ("training.add_runnote", set(ROLES)),
+        ("training.add_speedtest", {"data scientist"}),
+        ("training.view_speedtest", set(ROLES)),
+        ("training.view_savedpreset", set(ROLES)),
+        ("training.add_savedpreset", {"data scientist"}),
+        ("training.change_savedpreset", {"data scientist"}),
+        ("training.delete_savedpreset", {"data scientist"}),
         ("registry.activate_modelversion", {"model manager"}),
         ("xrayplatform.view_auditentry", {"auditor"}),
         ("auth.change_user", {"administrator"}),
@@ -54,7 +66,7 @@ def test_each_deed_belongs_to_the_roles_that_are_meant(permission, holders):
 
 def test_no_role_may_change_or_delete_what_never_changes():
     protected = ("auditentry", "prediction", "modelversion", "activation", "deployment", "datasetimage", "group")
-    protected += ("finding", "decision", "upload")
+    protected += ("finding", "decision", "upload", "runnote", "search")
     forbidden = {f"{verb}_{name}" for verb in ("change", "delete") for name in protected}
     held = {name.split(".")[1] for names in ROLES.values() for name in names}
     assert held & forbidden == set()

@@ -1,6 +1,7 @@
 """The architectures a model can have: a catalogue to choose from, and the graphs themselves.
 
-Keras is imported inside `build` only: the catalogue is read by processes that never load it.
+Keras is imported inside `build` only: the catalogue is read by processes that never load it. How to add one is
+described in docs/architecture.md.
 
 Every graph is flat and has the same frame, by these layer names:
 
@@ -11,35 +12,55 @@ so that a class activation map is `features` weighted by the column of `head`, f
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from training.ml.backbones import Backbone, KerasBackbone, custom_cnn, efficientnet_b0, name_by_position
 
 if TYPE_CHECKING:
     import keras
 
 MINIMUM_IMAGE_SIZE = 32
-# ImageNet statistics of the published weights, in RGB order for values in 0..1 and in BGR order for values in 0..255.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 # Keras' default of 0.99 needs hundreds of steps before the moving statistics mean anything: with some dozens of steps
 # an epoch, validation is then no better than guessing while the training accuracy looks fine.
 BATCH_NORMALIZATION_MOMENTUM = 0.9
-# Custom_CNN: filters of the stem, then filters of each block and whether it halves the resolution.
-_STEM_FILTERS = 24
-_BLOCKS = ((48, True), (96, True), (192, True), (384, False), (384, False))
+_BUCKET = "https://storage.googleapis.com/"
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """The ImageNet weights without classifier that Keras publishes: file name, MD5 (the hash Keras checks), address."""
+    """The ImageNet weights without classifier that Keras publishes, as its source names them.
+
+    digest: the hash that Keras checks, MD5 or, of newer files, SHA-256. folder: of the address, below Google's storage.
+    """
 
     file_name: str
-    md5: str
-    url: str
+    digest: str
+    folder: str
+
+    @property
+    def url(self) -> str:
+        return f"{_BUCKET}{self.folder}/{self.file_name}"
+
+    @property
+    def algorithm(self) -> str:
+        return "md5" if len(self.digest) == 32 else "sha256"
+
+    @property
+    def algorithm_name(self) -> str:
+        return {"md5": "MD5", "sha256": "SHA-256"}[self.algorithm]
+
+    def state(self, folder: Path) -> str:
+        """Of the file in `folder`: "installed", "damaged" (not byte for byte the published one) or "absent"."""
+        path = folder / self.file_name
+        try:
+            found = path.stat()
+        except OSError:
+            return "absent"
+        digest = _digest(path, self.algorithm, found.st_size, found.st_mtime_ns)
+        return "installed" if digest == self.digest else "damaged"
 
 
 @dataclass(frozen=True)
@@ -51,7 +72,7 @@ class Architecture:
     batch_size: images a step, so that a step fits into some GB of memory and a processor ends it within seconds.
     minimum_steps: optimizer steps an epoch has at least; see Configuration.minimum_steps.
     learning_rate: peak rate that suits AdamW from scratch; pretrained_learning_rate: for the new head on a frozen
-    backbone.
+    backbone. backbone: the graph from the radiograph to the feature maps.
     """
 
     id: str
@@ -65,9 +86,9 @@ class Architecture:
     learning_rate: float
     pretrained_learning_rate: float
     pretrained: PublishedWeights | None
+    backbone: Backbone
 
 
-_BUCKET = "https://storage.googleapis.com/"
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.id: architecture
     for architecture in (
@@ -85,8 +106,9 @@ ARCHITECTURES: dict[str, Architecture] = {
             pretrained=PublishedWeights(
                 "efficientnetb0_notop.h5",
                 "50bc09e76180e00e4465e1a485ddc09d",
-                _BUCKET + "keras-applications/efficientnetb0_notop.h5",
+                "keras-applications",
             ),
+            backbone=efficientnet_b0,
         ),
         Architecture(
             id="ResNet50",
@@ -102,8 +124,9 @@ ARCHITECTURES: dict[str, Architecture] = {
             pretrained=PublishedWeights(
                 "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
                 "4d473c1dd8becc155b73f8504c6f6626",
-                _BUCKET + "tensorflow/keras-applications/resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+                "tensorflow/keras-applications/resnet",
             ),
+            backbone=KerasBackbone("ResNet50", "caffe"),
         ),
         Architecture(
             id="DenseNet121",
@@ -119,9 +142,9 @@ ARCHITECTURES: dict[str, Architecture] = {
             pretrained=PublishedWeights(
                 "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5",
                 "30ee3e1110167f948a6b9946edeeb738",
-                _BUCKET
-                + "tensorflow/keras-applications/densenet/densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5",
+                "tensorflow/keras-applications/densenet",
             ),
+            backbone=KerasBackbone("DenseNet121", "torch"),
         ),
         Architecture(
             id="VGG16",
@@ -137,8 +160,64 @@ ARCHITECTURES: dict[str, Architecture] = {
             pretrained=PublishedWeights(
                 "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
                 "6d6bbae143d832006294945121d1f1fc",
-                _BUCKET + "tensorflow/keras-applications/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+                "tensorflow/keras-applications/vgg16",
             ),
+            backbone=KerasBackbone("VGG16", "caffe"),
+        ),
+        Architecture(
+            id="EfficientNetV2B0",
+            name="EfficientNetV2B0",
+            description="The successor of EfficientNetB0: a little larger, and it learns faster.",
+            parameters=5_921_874,
+            memory="medium",
+            speed="medium",
+            batch_size=16,
+            minimum_steps=8,
+            learning_rate=1e-3,
+            pretrained_learning_rate=1e-3,
+            pretrained=PublishedWeights(
+                "efficientnetv2-b0_notop.h5",
+                "893217f2bb855e2983157299931e43ff",
+                "tensorflow/keras-applications/efficientnet_v2",
+            ),
+            backbone=KerasBackbone("EfficientNetV2B0", "torch", preprocessing=True),
+        ),
+        Architecture(
+            id="MobileNetV3Small",
+            name="MobileNetV3-Small",
+            description="The smallest here, made for phones: quick to train and to answer, with some loss of accuracy.",
+            parameters=940_274,
+            memory="low",
+            speed="fast",
+            batch_size=32,
+            minimum_steps=16,
+            learning_rate=1e-3,
+            pretrained_learning_rate=1e-3,
+            pretrained=PublishedWeights(
+                "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5",
+                "d3e8ec802a04aa4fc771ee12a9a9b836",
+                "tensorflow/keras-applications/mobilenet_v3",
+            ),
+            backbone=KerasBackbone("MobileNetV3Small", "tf", preprocessing=True),
+        ),
+        Architecture(
+            id="ConvNeXtTiny",
+            name="ConvNeXt-Tiny",
+            description="The newest and largest here; strong with its pretrained weights, poor without them, slow "
+            "without a GPU.",
+            parameters=27_821_666,
+            memory="high",
+            speed="slow",
+            batch_size=8,
+            minimum_steps=8,
+            learning_rate=2e-4,
+            pretrained_learning_rate=5e-4,
+            pretrained=PublishedWeights(
+                "convnext_tiny_notop.h5",
+                "d547c096cabd03329d7be5562c5e14798aa39ed24b474157cef5e85ab9e49ef1",
+                "tensorflow/keras-applications/convnext",
+            ),
+            backbone=KerasBackbone("ConvNeXtTiny", "torch", preprocessing=True),
         ),
         Architecture(
             id="Custom_CNN",
@@ -153,6 +232,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             learning_rate=2e-3,
             pretrained_learning_rate=2e-3,
             pretrained=None,
+            backbone=custom_cnn,
         ),
     )
 }
@@ -172,19 +252,14 @@ def pretrained_weights(architecture_id: str, folder: Path) -> Path | None:
     published = architecture(architecture_id).pretrained
     if published is None:
         return None
-    path = folder / published.file_name
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return path if _md5(path, state.st_size, state.st_mtime_ns) == published.md5 else None
+    return folder / published.file_name if published.state(folder) == "installed" else None
 
 
-@lru_cache(maxsize=32)
-def _md5(path: Path, size: int, mtime_ns: int) -> str:
-    """MD5 of a file; size and time of change are part of the key, so that a changed file is read again."""
+@lru_cache(maxsize=64)
+def _digest(path: Path, algorithm: str, size: int, mtime_ns: int) -> str:
+    """Hash of a file; size and time of change are part of the key, so that a changed file is read again."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def build(
@@ -205,102 +280,14 @@ def build(
     if weights is not None and entry.pretrained is None:
         raise ValueError(f"{entry.name} has no published weights to start from.")
     radiograph = keras.Input((image_size, image_size, 1), name="radiograph")
-    features = _BACKBONES[entry.id](radiograph, weights)
+    features = entry.backbone(radiograph, weights)
     features = keras.layers.Activation("linear", name="features")(features)
     pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(features)
     dropped = keras.layers.Dropout(dropout, name="dropout")(pooled)
     probabilities = keras.layers.Dense(classes, activation="softmax", name="head")(dropped)
     model = keras.Model(radiograph, probabilities, name=entry.id)
+    name_by_position(model)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = BATCH_NORMALIZATION_MOMENTUM
     return model
-
-
-def _three_channels(radiograph: Any, scale: Any, offset: Any) -> Any:
-    """Grey to three equal channels, then scaling per channel. Order of colours does not matter for equal channels."""
-    from training.ml.runtime import keras
-
-    channels = keras.layers.Concatenate(name="channels")([radiograph] * 3)
-    return keras.layers.Rescaling(scale, offset=offset, name="scaling")(channels)
-
-
-def _backbone(application: Callable[..., Any], scaled: Any, weights: Path | None) -> Any:
-    """Continue the graph at `scaled` with a backbone of keras.applications and return its last feature maps.
-
-    Our layers before it hold no weights, so the published file, which is read in the order of the layers, fits.
-    """
-    backbone = application(include_top=False, weights=None, input_tensor=scaled)
-    if weights is not None:
-        backbone.load_weights(weights)
-    return backbone
-
-
-def _efficientnet_b0(radiograph: Any, weights: Path | None) -> Any:
-    from training.ml.runtime import keras
-
-    scaled = _three_channels(radiograph, 255.0, 0.0)
-    backbone = _backbone(keras.applications.EfficientNetB0, scaled, weights)
-    # Keras leaves this layer at mean 0 and variance 1 without its weights, and with them stores the standard deviation
-    # where the variance belongs and repairs it by one more layer. Set here, one graph serves both cases.
-    normalization = next(layer for layer in backbone.layers if isinstance(layer, keras.layers.Normalization))
-    normalization.name = "normalization"
-    normalization.adapt_mean.assign(IMAGENET_MEAN)
-    normalization.adapt_variance.assign([deviation**2 for deviation in IMAGENET_STD])
-    normalization.finalize_state()
-    return backbone.output
-
-
-def _resnet50(radiograph: Any, weights: Path | None) -> Any:
-    from training.ml.runtime import keras
-
-    scaled = _three_channels(radiograph, 255.0, [-mean for mean in IMAGENET_MEAN_BGR])
-    return _backbone(keras.applications.ResNet50, scaled, weights).output
-
-
-def _vgg16(radiograph: Any, weights: Path | None) -> Any:
-    from training.ml.runtime import keras
-
-    scaled = _three_channels(radiograph, 255.0, [-mean for mean in IMAGENET_MEAN_BGR])
-    return _backbone(keras.applications.VGG16, scaled, weights).output
-
-
-def _densenet121(radiograph: Any, weights: Path | None) -> Any:
-    from training.ml.runtime import keras
-
-    scale = [1 / deviation for deviation in IMAGENET_STD]
-    offset = [-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
-    return _backbone(keras.applications.DenseNet121, _three_channels(radiograph, scale, offset), weights).output
-
-
-def _custom_cnn(radiograph: Any, weights: Path | None) -> Any:
-    """Stem 5x5 stride 2, then five blocks of convolution, pooling, batch normalisation and ReLU.
-
-    Pooling comes before normalisation, which then touches a quarter of the values. The grey value is centred about
-    zero: without that the first steps go into learning the offset.
-    """
-    from training.ml.runtime import keras
-
-    layers = keras.layers
-    x = layers.AveragePooling2D(2, name="halving")(radiograph)
-    x = layers.Rescaling(4.0, offset=-2.0, name="scaling")(x)
-    x = layers.Conv2D(_STEM_FILTERS, 5, strides=2, padding="same", use_bias=False, name="stem_convolution")(x)
-    x = layers.MaxPooling2D(2, name="stem_pooling")(x)
-    x = layers.BatchNormalization(name="stem_normalization")(x)
-    x = layers.ReLU(name="stem_activation")(x)
-    for number, (filters, pooled) in enumerate(_BLOCKS, start=1):
-        x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"block{number}_convolution")(x)
-        if pooled:
-            x = layers.MaxPooling2D(2, padding="same", name=f"block{number}_pooling")(x)
-        x = layers.BatchNormalization(name=f"block{number}_normalization")(x)
-        x = layers.ReLU(name=f"block{number}_activation")(x)
-    return x
-
-
-_BACKBONES: dict[str, Callable[[Any, Path | None], Any]] = {
-    "EfficientNetB0": _efficientnet_b0,
-    "ResNet50": _resnet50,
-    "DenseNet121": _densenet121,
-    "VGG16": _vgg16,
-    "Custom_CNN": _custom_cnn,
-}

@@ -1,10 +1,8 @@
 """What happens between the steps of a training: one small class a concern."""
 
 import math
-import os
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,106 +10,124 @@ from numpy.typing import NDArray
 
 from datasets.cache import PreparedData
 from registry import statistics
-from training.ml import pipeline
-from training.ml.evaluation import predict
-from training.ml.export import weights_of
-from training.ml.runtime import keras
+from training.ml.control import Cancelled, Paused, Stop, TrainingFailed
+from training.ml.schedules import Callback, Lasting, Place
 
 _CLIP = 1e-7
 
-
-class Cancelled(Exception):
-    """The training was asked to stop, and did."""
+ShouldStop = Callable[[], "Stop | bool | None"]
 
 
-class TrainingFailed(Exception):
-    """The training cannot go on. `hint` says what to do."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
-class _Callback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keras is not typed; the one place to say so."""
+def asked(should_stop: ShouldStop) -> Stop | None:
+    """What the training is asked to do, if anything; True is CANCEL."""
+    answer = should_stop()
+    if not answer:
+        return None
+    return answer if isinstance(answer, Stop) else Stop.CANCEL
 
 
-class StopWhenAsked(_Callback):
-    """Ends the training between two steps once `should_stop` says so."""
-
-    def __init__(self, should_stop: Callable[[], bool]) -> None:
-        super().__init__()
-        self.should_stop = should_stop
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        stop_if_asked(self.should_stop)
-
-
-def stop_if_asked(should_stop: Callable[[], bool]) -> None:
-    """Raise Cancelled when it is time to stop."""
-    if should_stop():
+def stop_if_asked(should_stop: ShouldStop, pause: Callable[[], Paused]) -> None:
+    """Raise Cancelled, or what `pause` returns, when it is time to stop."""
+    stop = asked(should_stop)
+    if stop is Stop.CANCEL:
         raise Cancelled("The training was cancelled.")
+    if stop is Stop.DRAIN:
+        raise pause()
 
 
-class StopOnNonFiniteLoss(_Callback):
+class Pace(Callback):
+    """Counts the images, and how many the training gets through in a second of this epoch.
+
+    The first steps after a start compile the network and are left out, as is what happens between the steps.
+    """
+
+    SLOW_STEPS = 2
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.place = place
+        self.slow, self.images, self.seconds, self.began = 0, 0, 0.0, 0.0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.slow = self.SLOW_STEPS
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.images, self.seconds = 0, 0.0
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.began = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.place.images += self.place.batch_size
+        if self.slow:
+            self.slow -= 1
+            return
+        self.images += self.place.batch_size
+        self.seconds += time.monotonic() - self.began
+
+    @property
+    def images_per_second(self) -> float | None:
+        return round(self.images / self.seconds, 2) if self.seconds > 0 else None
+
+
+class Sums(Callback):
+    """Empties the sums behind the figures when an epoch begins, or puts back those of one that was interrupted."""
+
+    def __init__(self, metrics: Sequence[Any]) -> None:
+        super().__init__()
+        self.metrics = metrics
+        self.waiting: list[NDArray[Any]] = []
+
+    @property
+    def variables(self) -> list[Any]:
+        return [variable for metric in self.metrics for variable in metric.variables]
+
+    def keep(self, values: Sequence[NDArray[Any]] | None = None) -> None:
+        """These, or the present ones, are put back when the next epoch begins."""
+        self.waiting = [np.asarray(value).copy() for value in (self.variables if values is None else values)]
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        for metric in self.metrics:
+            metric.reset_state()
+        for variable, value in zip(self.variables, self.waiting, strict=False):
+            variable.assign(value)
+        self.waiting = []
+
+    def figures(self) -> dict[str, float]:
+        return {metric.name: float(metric.result()) for metric in self.metrics}
+
+
+class StopOnNonFiniteLoss(Callback):
     """Ends the training at the first step whose loss is not a number: nothing after it could be learned."""
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if not math.isfinite((logs or {}).get("loss", 0.0)):
-            raise TrainingFailed(
-                "The loss is no longer a number (it overflowed), so the network cannot learn any more.",
-                "Train again with a learning rate ten times smaller. If that does not help, look for blank or damaged "
-                "images in the dataset.",
-            )
+            raise not_a_number()
 
 
-class Cosine(_Callback):
-    """Learning rate of each step: linear warm-up from zero, then half a cosine down (Loshchilov and Hutter 2017).
-
-    Follows the share of epochs done and not a count of steps, so that it still ends at zero when the batch size, and
-    with it the number of steps, changes on the way.
-    """
-
-    def __init__(self, peak: float, warmup: float, first_epoch: int, last_epoch: int, steps: int) -> None:
-        super().__init__()
-        self.peak, self.warmup = peak, warmup
-        self.first_epoch, self.last_epoch, self.steps = first_epoch, last_epoch, steps
-        self.epoch = first_epoch
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self.epoch = epoch
-
-    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        epochs = self.last_epoch - self.first_epoch
-        done = (self.epoch - self.first_epoch + (batch + 1) / self.steps) / epochs
-        self.model.optimizer.learning_rate.assign(self.peak * cosine(done, self.warmup))
+def not_a_number() -> TrainingFailed:
+    return TrainingFailed(
+        "The loss is no longer a number (it overflowed), so the network cannot learn any more.",
+        "Train again with a learning rate ten times smaller. If that does not help, look for blank or damaged images "
+        "in the dataset.",
+    )
 
 
-def cosine(done: float, warmup: float) -> float:
-    """Learning rate relative to its peak when the share `done` (0..1) of the training is done."""
-    if done < warmup:
-        return done / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (1 - warmup))))
-
-
-class Validation(_Callback):
+class Validation(Callback):
     """Adds val_loss, val_accuracy and val_auc to the figures of each epoch, computed as the final evaluation does.
 
-    Comes first in the list of callbacks: the others read these figures.
+    Comes before the other callbacks that look at the end of an epoch: they read these figures. predict: the
+    probabilities of `rows`, float64 (N, C).
     """
 
-    def __init__(
-        self, data: PreparedData, rows: NDArray[np.int64], batch_size: int, should_stop: Callable[[], bool]
-    ) -> None:
+    def __init__(self, data: PreparedData, rows: NDArray[np.int64], predict: Callable[[], NDArray[np.float64]]) -> None:
         super().__init__()
-        self.data, self.rows, self.batch_size, self.should_stop = data, rows, batch_size, should_stop
+        self.data, self.rows, self.predict = data, rows, predict
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is None or not len(self.rows):
             return
-        probabilities = predict(
-            self.model, pipeline.input_batches(self.data, self.rows, self.batch_size), self._between_batches
-        )
+        probabilities = self.predict()
         labels = self.data.labels[self.rows]
         positive = self.data.positive_class if len(self.data.classes) == 2 else None
         metrics = statistics.classification_metrics(labels, probabilities, self.data.classes, positive)
@@ -120,59 +136,34 @@ class Validation(_Callback):
         logs["val_accuracy"] = metrics["accuracy"]
         logs["val_auc"] = metrics["auc"]
 
-    def _between_batches(self, done: int) -> None:
-        stop_if_asked(self.should_stop)
 
+class Best(Callback):
+    """Calls `keep` with the epoch, from 1, and its `monitor`, whenever that is lower than in all epochs before."""
 
-class BestWeights(_Callback):
-    """Keeps the weights of the epoch with the lowest `monitor` in a file, which is replaced whole or not at all."""
-
-    def __init__(self, path: Path, monitor: str) -> None:
+    def __init__(self, monitor: str, lowest: float, keep: Callable[[int, float], None]) -> None:
         super().__init__()
-        self.path, self.monitor = path, monitor
-        self.best, self.best_epoch = math.inf, 0
+        self.monitor, self.lowest, self.keep = monitor, lowest, keep
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         value = (logs or {})[self.monitor]
-        if value >= self.best:
-            return
-        self.best, self.best_epoch = value, epoch + 1
-        try:
-            write_weights(self.model, self.path)
-        except OSError as error:
-            raise TrainingFailed(
-                f"The best weights could not be saved: {error.strerror or error}.",
-                "Free some disk space where the models are kept, then train again.",
-            ) from error
+        if value < self.lowest:
+            self.lowest = value
+            self.keep(epoch + 1, value)
 
 
-def write_weights(model: Any, path: Path) -> None:
-    """Write the weights as safetensors: to a temporary file, forced to the disk, then renamed."""
-    from safetensors.numpy import save
-
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(save(weights_of(model)))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-class Report(_Callback):
+class Report(Lasting):
     """Tells how far the training is: during an epoch about once a second, and at its end with all figures."""
 
     SECONDS = 1.0
+    key = "report"
 
     def __init__(
-        self,
-        steps: int,
-        within: Callable[[int, float], None],
-        ended: Callable[[int, dict[str, float | None]], None],
+        self, place: Place, within: Callable[[int, float], None], ended: Callable[[int, dict[str, float | None]], None]
     ) -> None:
         """within(epoch, share of its steps done) and ended(epoch, figures) are called; epochs count from 1."""
         super().__init__()
-        self.steps, self.within, self.ended = steps, within, ended
-        self.epoch, self.started, self.told = 0, 0.0, 0.0
+        self.place, self.within, self.ended = place, within, ended
+        self.epoch, self.started, self.told, self.earlier = 0, 0.0, 0.0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.epoch, self.started = epoch + 1, time.monotonic()
@@ -180,14 +171,66 @@ class Report(_Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if time.monotonic() - self.told >= self.SECONDS:
             self.told = time.monotonic()
-            self.within(self.epoch, (batch + 1) / self.steps)
+            self.within(self.epoch, self.place.share)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float | None] | None = None) -> None:
         figures = {name: _number(value) for name, value in (logs or {}).items()}
         figures["learning_rate"] = float(np.asarray(self.model.optimizer.learning_rate))
-        figures["seconds"] = round(time.monotonic() - self.started, 2)
+        figures["seconds"] = round(self._seconds, 2)
+        self.earlier, self.started = 0.0, time.monotonic()
         self.ended(epoch + 1, figures)
+
+    @property
+    def _seconds(self) -> float:
+        """Of this epoch, with those before an interruption."""
+        return self.earlier + time.monotonic() - self.started
+
+    def state(self) -> dict[str, Any]:
+        return {"seconds": self._seconds}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.earlier = state["seconds"]
 
 
 def _number(value: float | None) -> float | None:
-    return None if value is None else float(value)
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+class Checkpointing(Callback):
+    """Saves at the end of each epoch and every ten minutes within one, and stops at the next step when asked to.
+
+    Comes last: what the others do at the end of an epoch belongs to its checkpoint. limit: finished epochs after which
+    the training pauses, although it is not at its end.
+    """
+
+    SECONDS = 600.0
+
+    def __init__(
+        self, place: Place, save: Callable[[], None], should_stop: ShouldStop, limit: int | None, epochs: int
+    ) -> None:
+        super().__init__()
+        self.place, self.save, self.should_stop = place, save, should_stop
+        self.limit, self.epochs, self.saved = limit, epochs, time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        stop_if_asked(self.should_stop, self.pause)
+        if time.monotonic() - self.saved >= self.SECONDS:
+            self._save()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.place.end_epoch()
+        self._save()
+        if not self.model.stop_training:
+            self.pause_at_limit()
+
+    def pause_at_limit(self) -> None:
+        if self.limit is not None and self.limit <= self.place.epoch < self.epochs:
+            raise Paused(self.place.epoch)
+
+    def pause(self) -> Paused:
+        self._save()
+        return Paused(self.place.epoch)
+
+    def _save(self) -> None:
+        self.save()
+        self.saved = time.monotonic()

@@ -58,12 +58,20 @@ def save_version(trained: "Trained", data: PreparedData, folder: Path) -> str:
 
 def weights_of(model: Any) -> dict[str, NDArray[Any]]:
     """All weights, moving statistics included, by "<layer>/<weight>"."""
-    return {name: np.asarray(variable) for name, variable in _variables(model).items()}
+    return {name: np.asarray(variable) for name, variable in variables_of(model).items()}
+
+
+def variables_of(model: Any) -> dict[str, Any]:
+    """The variables of all weights, by the same names."""
+    named = {f"{layer.name}/{variable.name}": variable for layer in model.layers for variable in layer.weights}
+    if len(named) != len(model.weights):
+        raise ValueError("Two weights of this architecture have the same name.")
+    return named
 
 
 def assign_weights(model: Any, weights: dict[str, NDArray[Any]]) -> None:
     """Set all weights by name. Raises ArtifactError when a name or a shape differs; nothing is set then."""
-    variables = _variables(model)
+    variables = variables_of(model)
     for name in sorted(variables.keys() ^ weights.keys()):
         raise artifacts.ArtifactError("unusable", f"The weights and the architecture differ: {name} is in one only.")
     for name, variable in variables.items():
@@ -114,10 +122,3 @@ def environment() -> dict[str, str]:
     """Versions of what computed this model."""
     libraries = {name: version(name) for name in _LIBRARIES}
     return {"python": platform.python_version(), "processors": str(os.cpu_count()), **libraries}
-
-
-def _variables(model: Any) -> dict[str, Any]:
-    named = {f"{layer.name}/{variable.name}": variable for layer in model.layers for variable in layer.weights}
-    if len(named) != len(model.weights):
-        raise ValueError("Two weights of this architecture have the same name.")
-    return named

@@ -1,103 +1,42 @@
-"""One training from prepared data to an evaluated network."""
+"""One training from prepared data to an evaluated network, through every interruption."""
 
+import hashlib
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import load_file
+import numpy as np
+from numpy.typing import NDArray
 
 from datasets.cache import PreparedData
 from training.configurations import Configuration
-from training.ml import architectures, callbacks, pipeline
-from training.ml.callbacks import Cancelled, TrainingFailed
-from training.ml.evaluation import Doubt, Evaluation, doubts, evaluate
-from training.ml.export import assign_weights
-from training.ml.runtime import keras, tf
+from training.ml import callbacks, initial, pipeline, runtime, schedules, transfer
+from training.ml.callbacks import ShouldStop
+from training.ml.checkpoints import Checkpoint, Checkpoints, Damaged
+from training.ml.control import Cancelled, Paused, TrainingFailed
+from training.ml.evaluation import Doubt, Evaluation, doubts, evaluate, predict
+from training.ml.export import variables_of
+from training.ml.initial import InitialWeights
+from training.ml.learning import Learner, Learning, compiled, schedule, scope
+from training.ml.prediction import OneDevice
+from training.ml.run import Best, Progress, Run, Trained, complete, network
+from training.ml.runtime import keras
+from training.ml.stages import Stage
+from training.ml.timing import Timing, timed_steps
 
-__all__ = ["Cancelled", "Progress", "Trained", "TrainingFailed", "train"]
-
-# Shares of the whole run, for the progress bar: where training starts, where it ends and where evaluation ends.
-_TRAINING_STARTS, _TRAINING_ENDS, _EVALUATION_ENDS = 0.02, 0.93, 0.97
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is. phase: loading, training, evaluating or saving. fraction: 0..1 of the whole run.
-
-    metrics: at the end of an epoch loss, accuracy, val_loss, val_accuracy, val_auc, learning_rate and seconds (a
-    figure is None when it is undefined). message: something the user should know, or "".
-    """
-
-    phase: str
-    fraction: float
-    epoch: int = 0
-    epochs: int = 0
-    metrics: dict[str, float | None] | None = None
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished training: the network with its best weights, its evaluation and how it came about.
-
-    configuration: as asked for, with what it left to the architecture filled in.
-    """
-
-    model: Any
-    architecture_id: str
-    configuration: Configuration
-    initial_weights: str
-    history: list[dict[str, float | None]]
-    best_epoch: int
-    stopped_early: bool
-    evaluation: Evaluation
-    doubts: list[Doubt]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """Epochs first (from 0) to last (not included) with one peak rate. frozen: only the head learns."""
-
-    first: int
-    last: int
-    rate: float
-    frozen: bool = False
-
-
-@dataclass
-class _Run:
-    """What one training carries from epoch to epoch."""
-
-    data: PreparedData
-    configuration: Configuration
-    model: Any
-    rate: float
-    batch_size: int
-    minimum_steps: int
-    report: Callable[[Progress], None]
-    should_stop: Callable[[], bool]
-    best: callbacks.BestWeights
-    pretrained: bool
-    history: list[dict[str, float | None]] = field(default_factory=list)
-    stopped_early: bool = False
-
-    def within(self, epoch: int, share: float) -> None:
-        self._tell(epoch, epoch - 1 + share)
-
-    def ended(self, epoch: int, figures: dict[str, float | None]) -> None:
-        self.history.append({"epoch": epoch, **figures})
-        self._tell(epoch, epoch, figures)
-
-    def say(self, message: str) -> None:
-        self._tell(len(self.history) + 1, len(self.history), message=message)
-
-    def _tell(self, epoch: int, done: float, metrics: dict[str, float | None] | None = None, message: str = "") -> None:
-        epochs = self.configuration.epochs
-        fraction = _TRAINING_STARTS + (_TRAINING_ENDS - _TRAINING_STARTS) * done / epochs
-        self.report(Progress("training", fraction, epoch, epochs, metrics, message))
+__all__ = [
+    "Cancelled",
+    "Paused",
+    "Progress",
+    "Timing",
+    "Trained",
+    "TrainingFailed",
+    "timed_steps",
+    "train",
+]
 
 
 def train(
@@ -105,56 +44,53 @@ def train(
     architecture_id: str,
     configuration: Configuration,
     *,
-    weights: Path | None,
+    weights: InitialWeights | None,
     work_dir: Path,
     report: Callable[[Progress], None],
-    should_stop: Callable[[], bool],
+    should_stop: ShouldStop,
+    batch_size: int | None = None,
+    epoch_limit: int | None = None,
+    strategy: Any = None,
 ) -> Trained:
     """Train, keep the weights of the best epoch, and evaluate them.
 
-    weights: a published backbone file (architectures.pretrained_weights), or None to start from scratch. work_dir:
-    where the best weights are kept meanwhile. `should_stop` is asked after every step.
+    weights: what to start from; None is from scratch. work_dir: where checkpoints and best weights are kept meanwhile;
+    with a checkpoint there that fits, the training goes on from it. `should_stop` is asked after every step: CANCEL
+    ends the training, DRAIN lets it pause at a checkpoint. batch_size: instead of the configuration's, for a run that
+    met lack of memory before; an epoch still shows as many images. epoch_limit: pause when so many epochs are finished
+    and more would follow. strategy: a tf.distribute.Strategy; None takes all GPUs of this machine.
 
     The best epoch is the one with the lowest validation loss, which also drives early stopping and the plateau
     schedule: it judges the probabilities that users will see, and unlike the area under the ROC curve it still
     moves when a small validation set is ranked perfectly.
 
-    Raises Cancelled when `should_stop` said so, and TrainingFailed, with a hint, when the training cannot go on.
+    Raises Cancelled and Paused when that was asked for, and TrainingFailed, with a hint, when the training cannot go
+    on.
     """
-    started = time.monotonic()
     report(Progress("loading", 0.0, 0, configuration.epochs))
     _check(data)
-    keras.utils.set_random_seed(configuration.seed)
-    run = _prepare(data, architecture_id, configuration, weights, work_dir, report, should_stop)
-    for stage in stages(run.configuration, run.rate, pretrained=run.pretrained):
-        _fit_stage(run, stage)
-    assign_weights(run.model, load_file(run.best.path))
-    evaluation = _evaluate(run)
+    run = _prepare(data, architecture_id, configuration, weights, work_dir, report, should_stop, epoch_limit, strategy)
+    checkpoint = _resume(run, batch_size)
+    for stage in run.stages:
+        if run.epoch < stage.last and not run.stopped_early:
+            _learn(run, stage, checkpoint)
+    model = _best_network(run)
+    evaluation, doubtful = _evaluate(run, model)
     return Trained(
-        model=run.model,
+        model=model,
         architecture_id=architecture_id,
         configuration=run.configuration,
-        initial_weights=weights.name if weights is not None else "scratch",
+        initial_weights=initial.SCRATCH if weights is None else weights.words,
         history=run.history,
-        best_epoch=run.best.best_epoch,
+        best_epoch=run.best.epoch,
         stopped_early=run.stopped_early,
         evaluation=evaluation,
-        doubts=doubts(run.model, data, evaluation, run.batch_size, _between(run, 0.4, 1.0)),
-        seconds=round(time.monotonic() - started, 1),
+        doubts=doubtful,
+        seconds=round(time.monotonic() - run.started, 1),
     )
 
 
-def stages(configuration: Configuration, rate: float, *, pretrained: bool) -> list[_Stage]:
-    """The parts of a training with the peak learning rate of each.
-
-    From scratch everything learns at once. With pretrained weights the new head learns first, alone: its random
-    gradients would otherwise spoil the backbone, which is then tuned at a lower rate."""
-    epochs = configuration.epochs
-    if not pretrained:
-        return [_Stage(0, epochs, rate)]
-    head = min(configuration.head_epochs, max(1, epochs - 1))
-    both = [_Stage(0, head, rate, frozen=True), _Stage(head, epochs, rate * configuration.fine_tuning_factor)]
-    return [stage for stage in both if stage.first < stage.last]
+# -- Before the first step
 
 
 def _check(data: PreparedData) -> None:
@@ -171,127 +107,283 @@ def _prepare(
     data: PreparedData,
     architecture_id: str,
     configuration: Configuration,
-    weights: Path | None,
+    weights: InitialWeights | None,
     work_dir: Path,
     report: Callable[[Progress], None],
-    should_stop: Callable[[], bool],
-) -> _Run:
-    entry = architectures.architecture(architecture_id)
-    batch_size = configuration.batch_size or entry.batch_size
-    minimum_steps = configuration.minimum_steps or entry.minimum_steps
-    own_rate = entry.learning_rate if weights is None else entry.pretrained_learning_rate
-    rate = configuration.learning_rate or own_rate
-    model = architectures.build(
-        architecture_id,
-        image_size=data.image_size,
-        classes=len(data.classes),
-        weights=weights,
-        dropout=configuration.dropout,
-    )
+    should_stop: ShouldStop,
+    epoch_limit: int | None,
+    strategy: Any,
+) -> Run:
+    if configuration.deterministic:
+        runtime.deterministic()
+    keras.utils.set_random_seed(configuration.seed)
+    strategy = runtime.strategy() if strategy is None else strategy
+    halves = configuration.mixed_precision and runtime.mixed_precision_helps()
+    filled = complete(architecture_id, configuration, weights)
+    build = partial(network, data, architecture_id, filled, weights)
+    model = build(strategy=strategy, halves=halves)
+    digest = _digest(data, architecture_id, configuration, weights, model)
     work_dir.mkdir(parents=True, exist_ok=True)
-    monitor = "val_loss" if len(data.indices("validation")) else "loss"
-    return _Run(
+    run = Run(
         data=data,
-        configuration=configuration.with_options(
-            batch_size=batch_size, learning_rate=rate, minimum_steps=minimum_steps
-        ),
+        architecture_id=architecture_id,
+        configuration=filled,
+        weights=weights,
+        network=build,
         model=model,
-        rate=rate,
-        batch_size=batch_size,
-        minimum_steps=minimum_steps,
+        strategy=strategy,
+        checkpoints=Checkpoints(work_dir, digest),
+        features=transfer.Features(work_dir, digest),
         report=report,
         should_stop=should_stop,
-        best=callbacks.BestWeights(work_dir / "best.safetensors", monitor),
-        pretrained=weights is not None,
+        epoch_limit=epoch_limit,
     )
+    if configuration.mixed_precision and not halves:
+        run.say("Half precision would not make this machine faster, so everything is computed in single precision.")
+    return run
 
 
-def _fit_stage(run: _Run, stage: _Stage) -> None:
-    """Train one stage; when memory runs out, go on from the same epoch with half the batch size."""
-    _set_trainable(run, stage)
-    run.model.compile(
-        optimizer=_optimizer(run.configuration, stage.rate),
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=run.configuration.label_smoothing),
-        metrics=["accuracy"],
-        jit_compile=False,
+def _digest(
+    data: PreparedData, architecture_id: str, configuration: Configuration, weights: InitialWeights | None, model: Any
+) -> str:
+    """Of all that a checkpoint must fit to."""
+    shapes = {name: [int(side) for side in variable.shape] for name, variable in variables_of(model).items()}
+    words = initial.SCRATCH if weights is None else weights.words
+    content = [data.digest, architecture_id, configuration.to_json(), words, sorted(shapes.items())]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+# -- Going on after an interruption
+
+
+def _resume(run: Run, batch_size: int | None) -> Checkpoint | None:
+    """The newest checkpoint that can be used; the run stands where it was written."""
+    checkpoint, said = run.checkpoints.newest()
+    for message in said:
+        run.say(message)
+    if checkpoint is None:
+        if said:
+            run.say("There is no other checkpoint: the training starts anew.")
+        run.checkpoints.clear()
+        run.batches.training = run.batches.prediction = batch_size or run.batches.training
+        return None
+    state = checkpoint.state
+    run.history, run.stopped_early = state["history"], state["stopped_early"]
+    run.best = Best(state["best_epoch"], _number(state["best_value"]), checkpoint.best)
+    run.batches.training = run.batches.prediction = batch_size or state["batch_size"]
+    run.started -= state["seconds"]
+    for name, variable in variables_of(run.model).items():
+        if f"weights/{name}" in checkpoint.tensors:
+            variable.assign(checkpoint.tensors[f"weights/{name}"])
+    run.say(f"Going on from a checkpoint in epoch {min(run.epoch + 1, run.configuration.epochs)}.")
+    return checkpoint
+
+
+def _number(value: float | None) -> float:
+    return float("inf") if value is None else value
+
+
+def _state(run: Run, learning: Learning, stopped_early: bool) -> dict[str, Any]:
+    """What a checkpoint says beside the variables, as JSON."""
+    return {
+        **learning.state(),
+        "history": run.history,
+        "stopped_early": stopped_early,
+        "best_epoch": run.best.epoch,
+        "best_value": None if run.best.file is None else run.best.value,
+        "batch_size": run.batches.training,
+        "seconds": time.monotonic() - run.started,
+    }
+
+
+# -- The stages
+
+
+def _learn(run: Run, stage: Stage, checkpoint: Checkpoint | None) -> None:
+    """One stage, from its beginning or from a checkpoint that was written in it."""
+    run.stage = stage.name
+    learner = _head(run) if stage.frozen else _whole(run)
+    place = schedules.Place(stage.first, stage.last, run.epoch_images, run.batches.training, run.epoch)
+    rate = schedule(run.configuration, stage.rate, place, run.monitor)
+    # Before fine-tuning the head keeps its few epochs, which take seconds.
+    patience = run.configuration.early_stopping_patience if stage.last == run.configuration.epochs else stage.last
+    early_stopping = schedules.EarlyStopping(run.monitor, patience)
+    pace = callbacks.Pace(place)
+    report = callbacks.Report(place, partial(_within, run, stage, pace), partial(_ended, run, stage, pace))
+    figures = compiled(learner, run.configuration, stage.rate, run.strategy)
+    learning = Learning(learner, place, run.batches, figures, [rate, early_stopping, report])
+    saving = callbacks.Checkpointing(
+        place,
+        lambda: _save(run, learning, early_stopping.stopped),
+        run.should_stop,
+        run.epoch_limit,
+        run.configuration.epochs,
     )
-    while True:
-        try:
-            _fit(run, stage)
-            return
-        except tf.errors.ResourceExhaustedError as error:
-            if run.batch_size == 1:
-                raise TrainingFailed(
-                    "The memory does not suffice, not even for one image at a time.",
-                    "Choose a smaller architecture, or train on a machine with more memory.",
-                ) from error
-            run.batch_size //= 2
-            run.say(f"Out of memory: going on with batches of {run.batch_size} images.")
-
-
-def _set_trainable(run: _Run, stage: _Stage) -> None:
-    """Which layers learn. Pretrained batch normalisation keeps its statistics: a small dataset would spoil them."""
-    for layer in run.model.layers:
-        kept = run.pretrained and isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = layer.name == "head" or not (stage.frozen or kept)
-
-
-def _optimizer(configuration: Configuration, rate: float) -> Any:
-    if configuration.optimizer == "sgd":
-        return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=configuration.weight_decay)
-    if configuration.optimizer == "adam":
-        return keras.optimizers.Adam(rate)
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=configuration.weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    return optimizer
-
-
-def _fit(run: _Run, stage: _Stage) -> None:
-    first = max(stage.first, len(run.history))
-    rows = run.data.indices("train")
-    steps = pipeline.steps_per_epoch(len(rows), run.batch_size, run.minimum_steps)
-    early_stopping = keras.callbacks.EarlyStopping(
-        run.best.monitor, patience=run.configuration.early_stopping_patience, verbose=0
-    )
-    run.model.fit(
-        pipeline.training_batches(run.data, rows, run.configuration, batch_size=run.batch_size, first_epoch=first),
-        initial_epoch=first,
-        epochs=stage.last,
-        steps_per_epoch=steps,
-        shuffle=False,
-        verbose=0,
-        callbacks=[
-            callbacks.StopWhenAsked(run.should_stop),
+    if checkpoint is not None and checkpoint.state["first"] == stage.first:
+        learning.restore(checkpoint.state, checkpoint.tensors)
+    saving.pause_at_limit()
+    rows = run.data.indices("validation")
+    learning.fit(
+        [
+            pace,
             callbacks.StopOnNonFiniteLoss(),
-            callbacks.Validation(run.data, run.data.indices("validation"), run.batch_size, run.should_stop),
-            run.best,
-            _schedule(run, stage, steps),
-            callbacks.Report(steps, run.within, run.ended),
+            callbacks.Validation(run.data, rows, _validation(run, learner, saving)),
+            callbacks.Best(run.monitor, run.best.value, partial(_keep_best, run, learner)),
+            rate,
+            report,
             early_stopping,
-        ],
+            saving,
+        ]
     )
-    run.stopped_early = early_stopping.stopped_epoch > 0
+    run.stopped_early = early_stopping.stopped
+    if stage.frozen:
+        _take_over_head(run, learner)
 
 
-def _schedule(run: _Run, stage: _Stage, steps: int) -> Any:
-    if run.configuration.schedule == "cosine":
-        return callbacks.Cosine(stage.rate, run.configuration.warmup_fraction, stage.first, stage.last, steps)
-    patience = max(2, run.configuration.early_stopping_patience // 3)
-    return keras.callbacks.ReduceLROnPlateau(run.best.monitor, factor=0.5, patience=patience, verbose=0)
+def _whole(run: Run) -> Learner:
+    """The network itself, which learns from the images."""
+    rows, validation = run.data.indices("train"), run.data.indices("validation")
+    run.features.remove()
+
+    def batches(size: int, position: int) -> Any:
+        return pipeline.training_batches(run.data, rows, run.configuration, batch_size=size, position=position)
+
+    return Learner(
+        run.model,
+        batches,
+        lambda size: pipeline.input_batches(run.data, validation, size),
+        None if run.weights is None else transfer.tune(run.model, run.configuration),
+    )
 
 
-def _evaluate(run: _Run) -> Evaluation:
-    between = _between(run, 0.0, 0.4)
-    between(0.0)
-    return evaluate(run.model, run.data, run.batch_size, between)
+def _head(run: Run) -> Learner:
+    """The head alone, which learns from the features of the images."""
+    train, validation = run.data.indices("train"), run.data.indices("validation")
+    rows = np.concatenate([train, validation])
+    features = _features(run, rows)
+    labels = run.data.labels[train]
+    with scope(run.strategy):
+        head = transfer.new_head(run.model, run.configuration)
+
+    def batches(size: int, position: int) -> Any:
+        return pipeline.feature_batches(
+            features[: len(train)], labels, len(run.data.classes), run.configuration, batch_size=size, position=position
+        )
+
+    def inputs(size: int) -> Any:
+        return (features[start : start + size] for start in range(len(train), len(rows), size))
+
+    return Learner(head, batches, inputs)
 
 
-def _between(run: _Run, first: float, last: float) -> Callable[[float], None]:
-    """Told of the share that is done of one part (first to last) of the evaluation: reports it, stops when asked to."""
+def _features(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    run.say(f"The features of {len(rows)} images are computed once; the head learns from them.")
 
     def between(share: float) -> None:
-        callbacks.stop_if_asked(run.should_stop)
-        fraction = _TRAINING_ENDS + (_EVALUATION_ENDS - _TRAINING_ENDS) * (first + (last - first) * share)
-        run.report(Progress("evaluating", fraction, len(run.history), run.configuration.epochs))
+        run.stop_if_asked()
+        run.tell_features(share)
 
-    return between
+    try:
+        return run.batches.sparing(lambda size: run.features.compute(run.model, run.data, rows, size, between))
+    except OSError as error:
+        raise TrainingFailed(
+            f"The features of the images could not be saved: {error.strerror or error}.",
+            "Free some disk space where the models are kept, then train again.",
+        ) from error
+
+
+def _take_over_head(run: Run, learner: Learner) -> None:
+    theirs = variables_of(learner.model)
+    for name, variable in variables_of(run.model).items():
+        if name in theirs:
+            variable.assign(np.asarray(theirs[name]))
+
+
+def _validation(run: Run, learner: Learner, saving: callbacks.Checkpointing) -> Callable[[], NDArray[np.float64]]:
+    network = OneDevice(learner.model)
+
+    def between(done: int) -> None:
+        callbacks.stop_if_asked(run.should_stop, saving.pause)
+
+    return lambda: run.batches.sparing(lambda size: predict(network, learner.inputs(size), between))
+
+
+def _within(run: Run, stage: Stage, pace: callbacks.Pace, epoch: int, share: float) -> None:
+    _measure(run, stage, pace)
+    run.tell(epoch - 1 + share)
+
+
+def _ended(run: Run, stage: Stage, pace: callbacks.Pace, epoch: int, figures: dict[str, float | None]) -> None:
+    _measure(run, stage, pace)
+    run.history.append({"epoch": epoch, "stage": stage.name, **figures})
+    run.tell(epoch, figures, epoch=epoch)
+
+
+def _measure(run: Run, stage: Stage, pace: callbacks.Pace) -> None:
+    # What the head learns from are not images.
+    if not stage.frozen and pace.images_per_second is not None:
+        run.images_per_second = pace.images_per_second
+
+
+def _keep_best(run: Run, learner: Learner, epoch: int, value: float) -> None:
+    try:
+        file = run.checkpoints.save_best(epoch, variables_of(learner.model))
+    except OSError as error:
+        raise TrainingFailed(
+            f"The best weights could not be saved: {error.strerror or error}.",
+            "Free some disk space where the models are kept, then train again.",
+        ) from error
+    run.best = Best(epoch, value, file)
+
+
+def _save(run: Run, learning: Learning, stopped_early: bool) -> None:
+    """A checkpoint; without one the training goes on all the same, and says so once."""
+    try:
+        run.checkpoints.save(_state(run, learning, stopped_early), learning.variables(), run.best.file)
+    except OSError as error:
+        if not run.unsaved:
+            run.say(
+                f"A checkpoint could not be written ({error.strerror or error}). The training goes on; after an "
+                "interruption it would go on from the one before. Free some disk space where the models are kept."
+            )
+        run.unsaved = True
+    else:
+        run.unsaved = False
+
+
+# -- After the last step
+
+
+def _best_network(run: Run) -> Any:
+    """The network with the best weights, on one device and in single precision."""
+    if run.best.file is None:
+        raise callbacks.not_a_number()
+    try:
+        weights = run.checkpoints.best_weights(run.best.file)
+    except Damaged as error:
+        raise TrainingFailed(
+            "The best weights were damaged on the disk.", "Have the disk checked, then train again."
+        ) from error
+    model, variables = run.model, variables_of(run.model)
+    plain = run.strategy is None and model.dtype_policy.name == "float32"
+    # The best epoch was one of the head: what was tuned behind it is not part of it.
+    if not plain or weights.keys() != variables.keys():
+        model = run.network()
+        variables = variables_of(model)
+    for name, value in weights.items():
+        variables[name].assign(value)
+    return model
+
+
+def _evaluate(run: Run, model: Any) -> tuple[Evaluation, list[Doubt]]:
+    def between(first: float, last: float) -> Callable[[float], None]:
+        def done(share: float) -> None:
+            run.stop_if_asked()
+            run.tell_evaluating(first + (last - first) * share)
+
+        return done
+
+    run.tell_evaluating(0.0)
+    evaluation = run.batches.sparing(lambda size: evaluate(model, run.data, size, between(0.0, 0.4)))
+    doubtful = run.batches.sparing(lambda size: doubts(model, run.data, evaluation, size, between(0.4, 1.0)))
+    return evaluation, doubtful

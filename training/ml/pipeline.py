@@ -1,7 +1,13 @@
-"""Batches from the memory-mapped pixel cache, as fast as from arrays in memory, the same for the same seed."""
+"""Batches from the memory-mapped pixel cache, as fast as from arrays in memory, the same for the same seed.
+
+What a batch holds depends on the seed and on how many images came before it, and on nothing else: a training that was
+interrupted anywhere goes on with the very batches that it would have seen.
+"""
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +20,10 @@ from training.ml import augmentation
 from training.ml.runtime import tf
 
 Rows = NDArray[np.int64]
+# What a random number is for: part of its seed.
+_ORDER, _CHANGES = 0, 1
+# Batches that wait ready for the network.
+_AHEAD = 4
 
 
 def steps_per_epoch(images: int, batch_size: int, minimum_steps: int) -> int:
@@ -24,60 +34,127 @@ def steps_per_epoch(images: int, batch_size: int, minimum_steps: int) -> int:
     return max(math.ceil(images / batch_size), minimum_steps)
 
 
+@dataclass(frozen=True)
+class Order:
+    """Which training image comes when: an endless row of numbers 0..N-1, of which any part can be computed at once.
+
+    labels: int64 (N,). Without `balanced`, one random permutation of all images follows the other, so that all come
+    equally often. With it, the classes take turns, and each goes through its own permutations.
+    """
+
+    labels: Rows
+    seed: int
+    balanced: bool = False
+
+    def numbers(self, position: int, count: int) -> Rows:
+        """The images that come at `position` and behind it, int64 (count,)."""
+        if not self.balanced:
+            return _in_turns(np.arange(len(self.labels)), position, count, self.seed)
+        classes = np.unique(self.labels)
+        chosen = np.empty(count, np.int64)
+        for turn, label in enumerate(classes):
+            first = (turn - position) % len(classes)
+            own = range(position + first, position + count, len(classes))
+            before = (position + first - turn) // len(classes)
+            pool = np.flatnonzero(self.labels == label)
+            chosen[first :: len(classes)] = _in_turns(pool, before, len(own), self.seed, int(label) + 1)
+        return chosen
+
+
+def _in_turns(pool: Rows, position: int, count: int, *seed: int) -> Rows:
+    """`count` members of the pool from `position` on, in a row of one permutation after the other."""
+    parts = [pool[:0]]
+    while count > 0:
+        turn, first = divmod(position, len(pool))
+        part = pool[_permutation(len(pool), *seed, turn)[first : first + count]]
+        parts.append(part)
+        position, count = position + len(part), count - len(part)
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=16)
+def _permutation(count: int, *seed: int) -> Rows:
+    return np.random.default_rng([_ORDER, *seed]).permutation(count)
+
+
+def order(data: PreparedData, rows: Rows, configuration: Configuration) -> Order:
+    return Order(data.labels[rows], configuration.seed, configuration.balance == "sampling")
+
+
+def class_weights(labels: Rows, classes: int, configuration: Configuration) -> NDArray[np.float32]:
+    """How much an image of each class counts in the loss, float32 (C,)."""
+    weights = np.ones(classes, np.float32)
+    if configuration.balance == "weights":
+        for number, weight in splitting.class_weights(labels.tolist()).items():
+            weights[number] = weight
+    return weights
+
+
 def training_batches(
-    data: PreparedData, rows: Rows, configuration: Configuration, *, batch_size: int, first_epoch: int = 0
+    data: PreparedData, rows: Rows, configuration: Configuration, *, batch_size: int, position: int = 0
 ) -> Any:
     """An endless tf.data.Dataset of (images float32 (B, S, S, 1), one-hot labels (B, C), weights (B,)).
 
-    All batches have the same size and all images come equally often. Images are read and augmented in the
-    background while the network computes. first_epoch: part of the seed, so that a resumed training goes on with
-    new numbers.
+    All batches have the same size. Images are read and augmented in the background while the network computes.
+    position: how many images came before.
     """
     size, classes = data.image_size, len(data.classes)
+    images = order(data, rows, configuration)
+    weights = class_weights(images.labels, classes, configuration)
     signature = (
         tf.TensorSpec((batch_size, size, size), tf.uint8),
         tf.TensorSpec((batch_size,), tf.int64),
         tf.TensorSpec((batch_size,), tf.float32),
-        augmentation.Changes(
-            tf.TensorSpec((batch_size, 8), tf.float32),
-            tf.TensorSpec((batch_size,), tf.float32),
-            tf.TensorSpec((batch_size,), tf.float32),
-        ),
+        augmentation.signature(batch_size, configuration),
     )
-    weights = np.ones(classes, np.float32)
-    if configuration.balance == "weights":
-        for number, weight in splitting.class_weights(data.labels[rows].tolist()).items():
-            weights[number] = weight
 
     def read() -> Iterator[tuple[Any, ...]]:
-        random = np.random.default_rng([configuration.seed, first_epoch])
-        for chosen in _endless(rows, batch_size, random):
+        at = position
+        while True:
+            chosen = rows[images.numbers(at, batch_size)]
             labels = data.labels[chosen]
-            yield (
-                data.images[chosen],
-                labels,
-                weights[labels],
-                augmentation.draw(random, batch_size, size, configuration),
-            )
+            random = np.random.default_rng([_CHANGES, configuration.seed, at])
+            changes = augmentation.draw(random, batch_size, size, configuration)
+            yield data.images[chosen], labels, weights[labels], changes
+            at += batch_size
 
     def finish(images: Any, labels: Any, weight: Any, changes: augmentation.Changes) -> tuple[Any, Any, Any]:
         return augmentation.apply(images, changes), tf.one_hot(labels, classes), weight
 
     batches = tf.data.Dataset.from_generator(read, output_signature=signature)
-    return batches.map(finish, num_parallel_calls=1, deterministic=True).prefetch(4)
+    return batches.map(finish, num_parallel_calls=1, deterministic=True).prefetch(_AHEAD)
+
+
+def feature_batches(
+    features: NDArray[np.float32],
+    labels: Rows,
+    classes: int,
+    configuration: Configuration,
+    *,
+    batch_size: int,
+    position: int = 0,
+) -> Any:
+    """The same of features (N, D) instead of images, without augmentation: (features (B, D), labels, weights)."""
+    images = Order(labels, configuration.seed, configuration.balance == "sampling")
+    weights = class_weights(labels, classes, configuration)
+    one_hot = np.eye(classes, dtype=np.float32)
+    signature = (
+        tf.TensorSpec((batch_size, features.shape[1]), tf.float32),
+        tf.TensorSpec((batch_size, classes), tf.float32),
+        tf.TensorSpec((batch_size,), tf.float32),
+    )
+
+    def read() -> Iterator[tuple[Any, ...]]:
+        at = position
+        while True:
+            chosen = images.numbers(at, batch_size)
+            yield features[chosen], one_hot[labels[chosen]], weights[labels[chosen]]
+            at += batch_size
+
+    return tf.data.Dataset.from_generator(read, output_signature=signature).prefetch(_AHEAD)
 
 
 def input_batches(data: PreparedData, rows: Rows, batch_size: int) -> Iterator[NDArray[np.float32]]:
     """The rows in order as network input, float32 (<= B, S, S, 1), without augmentation."""
     for start in range(0, len(rows), batch_size):
         yield data.images[rows[start : start + batch_size], :, :, None].astype(np.float32) / np.float32(255)
-
-
-def _endless(rows: Rows, batch_size: int, random: np.random.Generator) -> Iterator[Rows]:
-    """Batches from one permutation after the other, running on across the seams."""
-    waiting = rows[:0]
-    while True:
-        while len(waiting) < batch_size:
-            waiting = np.concatenate([waiting, random.permutation(rows)])
-        yield waiting[:batch_size]
-        waiting = waiting[batch_size:]

@@ -1,36 +1,73 @@
 """Training runs and what they reported epoch by epoch."""
 
 import shutil
+import signal
+import socket
+import uuid
 from collections import deque
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.db import models, transaction
 from django.urls import reverse
+from django.utils import timezone
+from django_q.tasks import async_task
 
-from datasets.models import Dataset, Preparation
+from datasets.models import IMAGE_SIZES, Dataset, Preparation
 from registry.models import ModelVersion, staging_folder
 from xrayplatform import audit
 from xrayplatform.jobs import Job, JobError, JobQuerySet, reap
-from xrayplatform.system import NotEnoughDisk, require_disk
-from xrayplatform.teams import TeamScopedQuerySet
+from xrayplatform.processes import has_variable, signal_group
+from xrayplatform.system import NotEnoughDisk, message_waits, require_disk
+from xrayplatform.teams import Team, TeamScopedQuerySet
 
+from .. import announcing
 from ..configurations import Configuration
 from ..ml.architectures import ARCHITECTURES
+from ..ml.initial import SCRATCH, InitialWeights, WeightsUnusable, from_version, imagenet
+from ..pretrained import pretrained_folder, weights_state
+from .queue import TrainingQueue
 from .search import Search
+from .speed import require_memory
 
+# Names the lease in the environment of the training process: whose child it is, also when process numbers return.
+LEASE_VARIABLE = "TRAINING_LEASE_TOKEN"
 # Weights, optimizer state and best weights on disk, the OpenVINO copy, and some air.
 COPIES_ON_DISK = 6
 BYTES_PER_PARAMETER = 4
 
 
 class NotPrepared(JobError):
-    """Training was asked for a dataset that has no finished preparation."""
+    """Training was asked for a dataset that has no finished preparation, or none with the options of the training.
+
+    wanted: the choices of the preparation that is missing, as `Preparation.create` takes them.
+    """
+
+    def __init__(self, message: str, hint: str = "", wanted: dict[str, Any] | None = None) -> None:
+        super().__init__(message, hint)
+        self.wanted = wanted or {}
 
 
 class TrainingRunQuerySet(JobQuerySet, TeamScopedQuerySet):
     team_path = "preparation__dataset__condition__team"
+
+    def startable(self) -> "TrainingRunQuerySet":
+        """Waiting runs that may start now, the next one first. Whether the queue is paused is not asked here."""
+        full = Team.objects.filter(training_limit__isnull=False).annotate(
+            running=models.Count(
+                "condition__datasets__preparations__runs",
+                filter=models.Q(condition__datasets__preparations__runs__state=Job.State.RUNNING),
+            )
+        )
+        full = full.filter(running__gte=models.F("training_limit"))
+        waiting = self.filter(state=Job.State.QUEUED, held=False)
+        # Not `exclude`: a run of no team must stay.
+        mine = models.Q(**{f"{self.team_path}__isnull": True}) | ~models.Q(
+            **{f"{self.team_path}__in": full.values("pk")}
+        )
+        return waiting.filter(mine).order_by("-priority", "pk")
 
 
 class TrainingRun(Job):
@@ -47,9 +84,12 @@ class TrainingRun(Job):
         NORMAL = 0, "Normal"
         HIGH = 1, "High"
 
-    task = "training.tasks.train"
+    task = "training.tasks.train_next"
     cluster = "train"
     time_limit_seconds = 7 * 86_400
+    max_attempts = 3
+    # Its supervisor renews the lease every five seconds, whatever the training does.
+    cancel_silence = timedelta(seconds=20)
 
     preparation = models.ForeignKey(Preparation, models.PROTECT, related_name="runs", editable=False)
     architecture = models.CharField(max_length=60, editable=False)
@@ -120,21 +160,34 @@ class TrainingRun(Job):
 
     @classmethod
     def create(
-        cls, dataset: Dataset, architecture: str, configuration: Configuration, by: Any, *, preset: str
+        cls,
+        dataset: Dataset,
+        architecture: str,
+        configuration: Configuration,
+        by: Any,
+        *,
+        preset: str,
+        initial: str = Initial.AUTO,
+        version: ModelVersion | None = None,
     ) -> "TrainingRun":
-        """Create the row and its audit entry, after the checks that can be made at once. Raises JobError."""
+        """Create the row and its audit entry, after the checks that can be made at once. Raises JobError.
+
+        initial, version: what to start from, see `Initial`; with "auto" it is decided here, so that every attempt
+        starts from the same.
+        """
         reap()
-        preparation = dataset.preparation
-        if preparation is None or not preparation.is_ready:
-            raise NotPrepared(
-                f"Dataset not prepared: {dataset} has no finished preparation.",
-                "Open the dataset and choose Prepare for Training.",
-            )
+        preparation = preparation_for(dataset, configuration)
+        weights = chosen_weights(architecture, initial, version, dataset, by)
         parameters = ARCHITECTURES[architecture].parameters
         try:
             require_disk(COPIES_ON_DISK * BYTES_PER_PARAMETER * parameters)
         except NotEnoughDisk as error:
             raise JobError(str(error), "Free some space, or ask an administrator.") from error
+        require_memory(
+            architecture,
+            preparation.image_size,
+            configuration.batch_size or ARCHITECTURES[architecture].batch_size,
+        )
         with transaction.atomic():
             preparation.hold()
             run = cls.objects.create(
@@ -143,12 +196,143 @@ class TrainingRun(Job):
                 preset=preset,
                 configuration=configuration.to_json(),
                 epochs=configuration.epochs,
+                initial=initial,
+                initial_version=version,
+                initial_weights=weights.words if weights else SCRATCH,
                 created_by=by,
             )
             audit.record(
-                "run.start", run, actor=by, after={"architecture": architecture, "configuration": run.configuration}
+                "run.start",
+                run,
+                actor=by,
+                after={
+                    "architecture": architecture,
+                    "configuration": run.configuration,
+                    "initial_weights": run.initial_weights,
+                },
             )
         return run
+
+    def starting_weights(self) -> InitialWeights | None:
+        """What was chosen when the run was created, verified anew; None for scratch. Raises WeightsUnusable."""
+        if self.initial_version:
+            return _weights_of(self.initial_version, self.architecture)
+        from_scratch = self.initial == self.Initial.AUTO and self.initial_weights == SCRATCH
+        if from_scratch or self.initial == self.Initial.SCRATCH:
+            return None
+        return imagenet(self.architecture, pretrained_folder())
+
+    # -- Waiting and starting
+
+    def enqueue(self) -> None:
+        """Ask a worker to look at the queue; it takes whichever run is next. Call it inside the transaction."""
+        ask_worker()
+
+    @classmethod
+    def resend_lost(cls) -> None:
+        """Ask a worker to look at the queue if a run could start and no message waits that says so."""
+        Search.objects.decide()
+        if not TrainingQueue.current().paused and cls.objects.startable().exists() and not message_waits(cls.cluster):
+            ask_worker()
+
+    @classmethod
+    def claim_next(cls) -> "TrainingRun | None":
+        """The next run that may start, claimed by this process; None when there is none or the queue is paused."""
+        return cls._claim_first(cls.objects.all())
+
+    def claim_now(self) -> bool:
+        """Claim this run before others that wait, if the queue is open and its team's limit allows."""
+        claimed = self._claim_first(type(self).objects.filter(pk=self.pk))
+        if claimed:
+            self.refresh_from_db()
+        return claimed is not None
+
+    @classmethod
+    def _claim_first(cls, runs: TrainingRunQuerySet) -> "TrainingRun | None":
+        with transaction.atomic():
+            if TrainingQueue.locked().paused:
+                return None
+            run = runs.startable().select_related("preparation__dataset").first()
+            return run if run is not None and run.claim(run.attempt) else None
+
+    # -- Interrupted, paused, ended
+
+    def requeue(self, reason: str, *, counted: bool = True, **fields: Any) -> None:
+        """As for every job; why is kept in `interruptions`."""
+        interruptions = [*self.interruptions, self._interruption(reason, counted)]
+        own = {"interruptions": interruptions, "drain_requested": False, "child_pid": None}
+        super().requeue(reason, counted=counted, **(own | fields))
+
+    def pause(self, epoch: int) -> None:
+        """The training stands at a checkpoint after `epoch` epochs: on request, or at the limit its search set."""
+        at_limit = self.search_id is not None and self.epoch_limit is not None and epoch >= self.epoch_limit
+        if not at_limit:
+            self.requeue(f"Paused after epoch {epoch}.", counted=False)
+            return
+        with transaction.atomic():
+            self.requeue(f"Compared with the others after epoch {epoch}.", counted=False, held=True)
+            self._tell_search()
+
+    def _tell_search(self) -> None:
+        """Let the search decide once this is committed: it locks itself first and its runs after that."""
+        if self.search:
+            transaction.on_commit(self.search.decide, robust=True)
+
+    def give_up(self, reason: str, hint: str) -> None:
+        """Fail with the reasons of all attempts."""
+        interruptions = [*self.interruptions, self._interruption(reason, counted=True)]
+        reasons = [item["reason"] for item in interruptions if item["counted"]]
+        numbered = " ".join(f"({number}) {text}" for number, text in enumerate(reasons, 1))
+        error = f"The training was interrupted {len(reasons)} times and is not tried again: {numbered}"
+        with transaction.atomic():
+            self.write(interruptions=interruptions)
+            self.fail(error, hint)
+
+    def _interruption(self, reason: str, counted: bool) -> dict[str, Any]:
+        at = timezone.now().isoformat(timespec="seconds")
+        return {"at": at, "attempt": self.attempt, "reason": reason, "counted": counted}
+
+    def end_remains(self, token: uuid.UUID | None) -> None:
+        """Kill the training process that the holder of an expired lease left on this host."""
+        here = self.host == socket.gethostname()
+        if here and self.child_pid and token and has_variable(self.child_pid, LEASE_VARIABLE, str(token)):
+            signal_group(self.child_pid, signal.SIGKILL)
+
+    def _on_end(self) -> None:
+        """Called in the transaction that ends the run, whatever its end is."""
+        transaction.on_commit(self.clean_up, robust=True)
+        self._tell_search()
+        announcing.tell_end(self)
+
+    def prioritise(self, priority: int, by: Any) -> None:
+        """Change the place of a waiting run in the queue. Raises JobError when it does not wait any more."""
+        before, wanted = self.Priority(self.priority), self.Priority(priority)
+        with transaction.atomic():
+            if not TrainingRun.objects.filter(pk=self.pk, state=self.State.QUEUED).update(priority=wanted):
+                raise JobError(f"Run {self.pk} does not wait any more.", "Only the order of waiting runs can change.")
+            audit.record(
+                "trainingrun.prioritise",
+                self,
+                actor=by,
+                before={"priority": before.label},
+                after={"priority": wanted.label},
+            )
+        self.priority = wanted
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds left at most, by its own steady epochs; stopping early may spare some. None where nothing tells."""
+        # Measurements are looked up among all runs.
+        from ..live import seconds_left
+
+        return seconds_left(self) if self.state == self.State.RUNNING else None
+
+    def note(self, text: str, by: Any) -> "RunNote":
+        """Add a note and its audit entry."""
+        with transaction.atomic():
+            note = self.notes.create(author=by, text=text)
+            audit.record("run.note", self, actor=by, after={"text": text})
+        return note
 
     @property
     def curves(self) -> dict[str, list[Any]]:
@@ -156,6 +340,92 @@ class TrainingRun(Job):
         names = ("epoch", *EpochMetric.QUANTITIES)
         rows = list(self.metrics.values_list(*names))
         return {name: [row[index] for row in rows] for index, name in enumerate(names)}
+
+
+def preparation_for(dataset: Dataset, configuration: Configuration) -> Preparation:
+    """The newest preparation that is ready and has what the configuration asks for. Raises NotPrepared."""
+    steps = configuration.preprocessing
+    for preparation in Preparation.objects.with_pixels().filter(dataset=dataset):
+        right_size = configuration.image_size in (None, preparation.image_size)
+        right_steps = steps is None or list(steps) == preparation.pipeline.get("steps", [])
+        if right_size and right_steps and preparation.is_ready:
+            return preparation
+    raise _not_prepared(dataset, configuration)
+
+
+def _not_prepared(dataset: Dataset, configuration: Configuration) -> NotPrepared:
+    size, steps = configuration.image_size, configuration.preprocessing
+    wanted: dict[str, Any] = {}
+    missing = []
+    if size is not None:
+        wanted["image_size"] = size
+        missing.append(f"images of {size} pixels")
+    if steps is not None:
+        wanted["steps"] = list(steps)
+        missing.append("no preprocessing step" if not steps else f"the preprocessing {', '.join(steps)}")
+    if not missing:
+        return NotPrepared(
+            f"Dataset not prepared: {dataset} has no finished preparation.",
+            "Open the dataset and choose Prepare for Training.",
+        )
+    if size is not None and size not in IMAGE_SIZES:
+        known = ", ".join(map(str, IMAGE_SIZES))
+        return NotPrepared(
+            f"Dataset not prepared: {dataset} has no images of {size} pixels.", f"Choose one of these sizes: {known}."
+        )
+    return NotPrepared(
+        f"Dataset not prepared: {dataset} has no finished preparation with {' and '.join(missing)}.",
+        "Open the dataset and choose Prepare for Training with these values, or leave the choice to the newest one.",
+        wanted,
+    )
+
+
+def chosen_weights(
+    architecture: str, initial: str, version: ModelVersion | None, dataset: Dataset, by: Any
+) -> InitialWeights | None:
+    """What a run is to start from, verified; None for scratch. Raises JobError, with advice."""
+    if (version is not None) != (initial == TrainingRun.Initial.VERSION):
+        raise JobError(
+            "Which weights to start from is not clear.",
+            'Name a version exactly when the initial weights are "version".',
+        )
+    installed = weights_state(ARCHITECTURES[architecture]) == "installed"
+    try:
+        if version is not None:
+            return _weights_of(_usable(version, dataset, by), architecture)
+        if initial == TrainingRun.Initial.IMAGENET or (initial == TrainingRun.Initial.AUTO and installed):
+            return imagenet(architecture, pretrained_folder())
+    except WeightsUnusable as error:
+        raise JobError(str(error), error.hint) from error
+    return None
+
+
+def _usable(version: ModelVersion, dataset: Dataset, by: Any) -> ModelVersion:
+    if not ModelVersion.objects.seen_by(by).filter(pk=version.pk).exists():
+        raise JobError("There is no such version to start from.", "Choose one that Model Management lists.")
+    team = version.condition.team
+    if team is not None and team != dataset.condition.team:
+        raise JobError(
+            f"{version} belongs to {team}, the dataset does not.",
+            "What learns from a team's images stays with that team: choose a version of the dataset's team or of none.",
+        )
+    if version.state == version.State.ARCHIVED:
+        raise JobError(f"{version} is archived.", "Choose a candidate or an approved version to start from.")
+    return version
+
+
+def _weights_of(version: ModelVersion, architecture: str) -> InitialWeights:
+    return from_version(str(version), version.folder, version.sha256, architecture)
+
+
+def ask_worker() -> None:
+    """Send the message "look at the queue". How many of them there are does not matter."""
+    async_task(
+        TrainingRun.task,
+        cluster=TrainingRun.cluster,
+        timeout=TrainingRun.time_limit_seconds,
+        task_name="next-training",
+    )
 
 
 class EpochMetric(models.Model):
@@ -196,3 +466,11 @@ class RunNote(models.Model):
 
     def __str__(self) -> str:
         return f"note on run {self.run_id}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise TypeError("A note is never changed; write another one.")
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("A note is never deleted.")

@@ -1,8 +1,16 @@
 """How fast this machine trains an architecture: a few timed steps, so that a run's duration is known before it."""
 
-from django.db import models
+from typing import Any
 
-from xrayplatform.jobs import Job, JobQuerySet
+from django.db import models, transaction
+
+from xrayplatform import audit
+from xrayplatform.jobs import Job, JobError, JobQuerySet, reap
+from xrayplatform.system import Resources, memory_limit, resources
+
+from .. import estimates
+
+PLENTY_OF_MEMORY = "Choose a smaller batch size, image size or architecture, or train on a machine with more memory."
 
 
 class SpeedTest(Job):
@@ -26,3 +34,66 @@ class SpeedTest(Job):
 
     def __str__(self) -> str:
         return f"Speed of {self.architecture}, {self.image_size} pixels, batches of {self.batch_size}"
+
+    @classmethod
+    def request(
+        cls, architecture: str, image_size: int, batch_size: int, by: Any, *, fine_tuning: bool = False
+    ) -> "SpeedTest":
+        """The test of this combination that waits or runs already, or a new one in the queue. Raises JobError."""
+        require_memory(architecture, image_size, batch_size)
+        reap()
+        key = {
+            "architecture": architecture,
+            "image_size": image_size,
+            "batch_size": batch_size,
+            "fine_tuning": fine_tuning,
+        }
+        with transaction.atomic():
+            test = cls.objects.active().filter(**key).first()
+            if test is None:
+                test = cls.objects.create(**key, created_by=by)
+                audit.record("speedtest.start", test, actor=by, after=key)
+                test.enqueue()
+        return test
+
+    @property
+    def speed(self) -> estimates.Speed:
+        """Of a finished test."""
+        step = self.step_seconds or 0.0
+        prediction = self.prediction_seconds or step * estimates.FORWARD_SHARE
+        return estimates.Speed(step, prediction, self.start_seconds or estimates.START_SECONDS)
+
+    @property
+    def images_per_second(self) -> float | None:
+        return self.batch_size / self.step_seconds if self.step_seconds else None
+
+
+def needed_memory(architecture: str, image_size: int, batch_size: int) -> estimates.Memory:
+    """By the newest speed test of the same combination, otherwise by the size of the network and the batch."""
+    measured = (
+        SpeedTest.objects.filter(
+            state=Job.State.SUCCEEDED, architecture=architecture, image_size=image_size, batch_size=batch_size
+        )
+        .values_list("peak_memory", flat=True)
+        .first()
+    )
+    return estimates.memory(architecture, image_size, batch_size, measured)
+
+
+def require_memory(architecture: str, image_size: int, batch_size: int, machine: Resources | None = None) -> None:
+    """Raise JobError when a training is hopeless: not even the least that it can need is in this machine.
+
+    With a GPU nothing is refused: there the batch size is halved when the memory does not suffice.
+    """
+    machine = machine or resources()
+    total = min(machine.memory_total, memory_limit())
+    least = needed_memory(architecture, image_size, batch_size).at_least
+    if machine.gpus or least <= total:
+        return
+    fits = estimates.largest_batch(architecture, image_size, 0.8 * total)
+    advice = f"Choose a batch size of {fits} or less, or a smaller image size or architecture." if fits else ""
+    raise JobError(
+        f"Not enough memory: {architecture} with batches of {batch_size} images of {image_size} pixels needs at least "
+        f"{least / estimates.GIB:.1f} GB, and this machine has {total / estimates.GIB:.1f} GB.",
+        advice or PLENTY_OF_MEMORY,
+    )

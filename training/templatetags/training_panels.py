@@ -5,6 +5,7 @@ from typing import Any
 from django import template
 
 from training.configurations import PRESETS
+from training.hints import SIGNS, WHAT_TO_DO
 from training.models import TrainingRun, TrainingRunQuerySet
 
 register = template.Library()
@@ -35,3 +36,20 @@ def any_trained(context: template.Context) -> bool:
 @register.filter
 def preset_label(preset: str) -> str:
     return PRESETS[preset].label if preset in PRESETS else preset
+
+
+@register.simple_tag
+def troubles() -> list[tuple[str, str]]:
+    """What one sees in the curves of a training, and what to do."""
+    return [(sign, WHAT_TO_DO[code]) for code, sign in SIGNS.items()]
+
+
+@register.filter
+def roughly(seconds: float) -> str:
+    """An estimate, no more precise than it is: 100 is "2 min", 6000 is "1 h 40 min"."""
+    minutes = max(round(seconds / 60), 1)
+    if minutes < 60:
+        return f"{minutes} min"
+    # Five minutes more or less, and beyond some hours the hours alone.
+    hours, rest = divmod(5 * round(minutes / 5), 60)
+    return f"{hours} h {rest} min" if rest and hours < 10 else f"{hours} h"

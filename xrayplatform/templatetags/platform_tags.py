@@ -6,6 +6,8 @@ from typing import Any
 from django import template
 from django.urls import resolve, reverse
 
+from xrayplatform.notifications import Notification
+
 register = template.Library()
 
 MISSING = "not available"
@@ -61,13 +63,23 @@ def pretty_json(value: Any) -> str:
 
 
 @register.inclusion_tag("_nav_link.html", takes_context=True)
-def nav_link(context: template.Context, view_name: str, label: str, icon: str) -> dict[str, Any]:
+def nav_link(context: template.Context, view_name: str, label: str, icon: str, count: int = 0) -> dict[str, Any]:
     """A link of the left navigation; it is current on every page of its app, the platform's pages each for itself."""
     url = reverse(view_name)
     match, target = context["request"].resolver_match, resolve(url)
     exact = bool(match) and match.view_name == view_name
     same_app = bool(match) and match.namespace == target.namespace != "xrayplatform"
-    return {"url": url, "label": label, "icon": icon, "current": "page" if exact else "true" if same_app else ""}
+    current = "page" if exact else "true" if same_app else ""
+    return {"url": url, "label": label, "icon": icon, "count": count, "current": current}
+
+
+@register.simple_tag(takes_context=True)
+def unread_notifications(context: template.Context) -> int:
+    """How many messages the user has not read; counted once a page, however often it is shown."""
+    request = context["request"]
+    if not hasattr(request, "unread_notifications"):
+        request.unread_notifications = Notification.objects.of(request.user).unread().count()
+    return request.unread_notifications
 
 
 @register.simple_tag

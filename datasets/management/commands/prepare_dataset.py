@@ -6,12 +6,13 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from datasets.enhancement import STEPS
 from datasets.models import IMAGE_SIZES, Dataset, Preparation
 from datasets.tasks import run_preparation
 from xrayplatform.commands import PlatformCommand
 from xrayplatform.jobs import JobError
 
-OPTIONS = ("seed", "image_size", "fit", "validation_share", "test_share", "source_splits")
+OPTIONS = ("seed", "image_size", "fit", "steps", "validation_share", "test_share", "source_splits")
 
 
 class Command(PlatformCommand):
@@ -24,6 +25,7 @@ class Command(PlatformCommand):
         parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same split")
         parser.add_argument("--image-size", type=int, default=224, choices=IMAGE_SIZES)
         parser.add_argument("--fit", default="auto", choices=Preparation.Fit.values, help="how images become square")
+        parser.add_argument("--steps", nargs="*", default=[], choices=list(STEPS), help="preprocessing (default: none)")
         parser.add_argument("--validation-share", type=float, default=0.15, help="of the images, 0.05 to 0.40")
         parser.add_argument("--test-share", type=float, default=0.15, help="of the images, 0.05 to 0.40")
         parser.add_argument("--source-splits", default="honour", choices=Preparation.SourceSplits.values)

@@ -103,7 +103,9 @@ def _predict(
 def _readable(
     files: list[tuple[Path, int]], version: ModelVersion, errors: list[dict[str, str]]
 ) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    read = partial(_model_input, size=version.image_size, fit=version.preprocessing["fit"])
+    treatment = version.preprocessing
+    steps = tuple(treatment.get("steps", ()))
+    read = partial(_model_input, size=version.image_size, fit=treatment["fit"], steps=steps)
     decoded = map_ahead(read, [path for path, _ in files])
     for (path, label), pixels in zip(files, decoded, strict=True):
         if isinstance(pixels, imaging.ImageError):
@@ -112,9 +114,9 @@ def _readable(
             yield pixels, label
 
 
-def _model_input(path: Path, size: int, fit: str) -> NDArray[np.uint8] | imaging.ImageError:
+def _model_input(path: Path, size: int, fit: str, steps: tuple[str, ...]) -> NDArray[np.uint8] | imaging.ImageError:
     try:
-        return imaging.model_input(imaging.read(path), size, fit)
+        return imaging.model_input(imaging.read(path), size, fit, steps)
     except imaging.ImageError as error:
         return error
 

@@ -9,9 +9,12 @@ from django.core.management.base import CommandError
 from django.db import connection, transaction
 
 from datasets.models import Dataset
-from training.configurations import PRESETS, USER_OPTIONS, ConfigurationError
+from registry.models import ModelVersion
+from training.advice import warnings_of
+from training.arguments import add_options, given_options
+from training.configurations import ConfigurationError
 from training.ml.architectures import ARCHITECTURES
-from training.models import TrainingRun
+from training.models import SavedPreset, TrainingQueue, TrainingRun
 from training.tasks import train_here
 from xrayplatform.commands import PlatformCommand
 from xrayplatform.jobs import Job, JobError, reap
@@ -30,16 +33,23 @@ class Command(PlatformCommand):
         super().add_arguments(parser)
         parser.add_argument("name", help="the dataset's path below DATASET_ROOT")
         parser.add_argument("--architecture", default="Custom_CNN", choices=list(ARCHITECTURES))
-        parser.add_argument("--configuration", default="quick", choices=list(PRESETS))
-        parser.add_argument("--epochs", type=int)
-        parser.add_argument("--batch-size", type=int)
-        parser.add_argument("--learning-rate", type=float)
-        parser.add_argument("--seed", type=int)
+        parser.add_argument(
+            "--configuration",
+            default="quick",
+            help="quick, standard, intensive, or saved:NUMBER (see training_presets)",
+        )
+        parser.add_argument("--initial", choices=TrainingRun.Initial.values, help="what to start from (default: auto)")
+        parser.add_argument(
+            "--initial-version", metavar="CONDITION:NUMBER", help="start from the weights of this version"
+        )
+        add_options(parser)
         parser.add_argument("--wait", action="store_true", help="until it has ended; runs it here if no worker does")
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
         start = time.monotonic()
         run = self._create(options)
+        for warning in warnings_of(run.configuration, run.preparation.dataset.condition):
+            self.tell(warning)
         if options["wait"]:
             self._wait(run)
         result = run_json(run)
@@ -49,18 +59,19 @@ class Command(PlatformCommand):
         return result
 
     def _create(self, options: dict[str, Any]) -> TrainingRun:
-        given = {name: options[name] for name in USER_OPTIONS if options[name] is not None}
         by = self.actor(options)
         datasets = Dataset.objects.seen_by(by)
         try:
-            configuration = PRESETS[options["configuration"]].configuration.with_options(**given)
+            preset = SavedPreset.objects.chosen(options["configuration"], by)
+            configuration = preset.configuration.with_options(**given_options(options))
             with transaction.atomic():
                 run = TrainingRun.create(
                     datasets.named(options["name"]),
                     options["architecture"],
                     configuration,
                     by,
-                    preset=options["configuration"],
+                    preset=preset.recorded,
+                    **_initial(options, by),
                 )
                 run.enqueue()
         except ConfigurationError as error:
@@ -73,14 +84,16 @@ class Command(PlatformCommand):
         """Until the run has ended. If no worker takes it and none is busy with another, run it in this process."""
         waiting_since = time.monotonic()
         told = ""
+        here = threading.Thread(target=_train_here, args=[run.pk], daemon=True)
         while run.is_active:
             reap()
             patience = WORKER_TAKES_WITHIN_SECONDS if queue_is_alive(run.cluster) else 0
-            idle_too_long = time.monotonic() - waiting_since > patience
-            if run.state == Job.State.QUEUED and idle_too_long and not _worker_is_busy():
+            if run.state != Job.State.QUEUED or here.is_alive():
+                waiting_since = time.monotonic()
+            elif time.monotonic() - waiting_since > patience and _may_start_here(run):
                 self.tell("No training worker took the run; running it here.")
-                threading.Thread(target=_train_here, args=[run.pk], daemon=True).start()
-                waiting_since = float("inf")
+                here = threading.Thread(target=_train_here, args=[run.pk], daemon=True)
+                here.start()
             time.sleep(POLL_SECONDS)
             run.refresh_from_db()
             if run.message != told:
@@ -99,6 +112,22 @@ class Command(PlatformCommand):
             self.stderr.write(f"{result['error']} {result['hint']}")
 
 
+def _initial(options: dict[str, Any], by: Any) -> dict[str, Any]:
+    """What to start from. Raises CommandError for a version that is not there."""
+    wanted = options["initial_version"]
+    initial = options["initial"] or (TrainingRun.Initial.VERSION if wanted else TrainingRun.Initial.AUTO)
+    if not wanted:
+        return {"initial": initial, "version": None}
+    condition, _, number = wanted.rpartition(":")
+    if not condition or not number.isdecimal():
+        raise CommandError(f"{wanted!r} is no version; write it like chest:3.")
+    try:
+        version = ModelVersion.objects.seen_by(by).numbered(condition, int(number))
+    except ModelVersion.DoesNotExist as error:
+        raise CommandError(str(error)) from error
+    return {"initial": initial, "version": version}
+
+
 def _train_here(run_id: int) -> None:
     """Beside the progress report; if a worker claims the run first this does nothing."""
     try:
@@ -107,8 +136,10 @@ def _train_here(run_id: int) -> None:
         connection.close()
 
 
-def _worker_is_busy() -> bool:
-    return TrainingRun.objects.alive().exists()
+def _may_start_here(run: TrainingRun) -> bool:
+    """Not while a worker is busy with another, and not what a pause of the queue or a limit of its team forbids."""
+    startable = TrainingRun.objects.startable().filter(pk=run.pk).exists()
+    return startable and not TrainingQueue.current().paused and not TrainingRun.objects.alive().exists()
 
 
 def run_json(run: TrainingRun) -> dict[str, Any]:
@@ -119,4 +150,5 @@ def run_json(run: TrainingRun) -> dict[str, Any]:
         "condition": run.preparation.dataset.condition.slug,
         "version": version.number if version else None,
         "metrics": version.metrics if version else None,
+        "warnings": warnings_of(run.configuration, run.preparation.dataset.condition),
     }

@@ -2,22 +2,25 @@
 
 import logging
 import os
+import signal
 import time
 import uuid
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import transaction
+from django.db import OperationalError, close_old_connections, transaction
+from django.utils import timezone
 
 from datasets.cache import CacheError, PreparedData, open_cache
 from registry.artifacts import load
 from registry.models import ModelVersion
 from training.configurations import Configuration
-from training.ml.architectures import pretrained_weights
+from training.ml.control import Cancelled, Paused, Stop, TrainingFailed
 from training.models import EpochMetric, TrainingRun
-from training.supervisor import PARENT_VARIABLE, TOKEN_VARIABLE, die_with_parent, pretrained_folder
+from training.supervisor import LEASE_VARIABLE, PARENT_VARIABLE, die_with_parent
 from xrayplatform import audit
 from xrayplatform.jobs import LeaseLost
 
@@ -39,8 +42,10 @@ class Command(BaseCommand):
         die_with_parent(int(os.environ.get(PARENT_VARIABLE, "0")))
         audit.context.set(audit.Context(channel="system"))
         run = _claimed_run(options["run"])
+        stop = StopCheck(run)
+        signal.signal(signal.SIGTERM, stop.terminate)
         try:
-            _train(run, self.stdout.write)
+            _train(run, self.stdout.write, stop)
         except LeaseLost as error:
             raise CommandError(str(error)) from error
 
@@ -48,14 +53,14 @@ class Command(BaseCommand):
 def _claimed_run(run_id: int) -> TrainingRun:
     """The run, if this process was started by who holds its lease."""
     run = TrainingRun.objects.select_related("preparation__dataset__condition", "created_by").get(pk=run_id)
-    token = os.environ.get(TOKEN_VARIABLE, "")
+    token = os.environ.get(LEASE_VARIABLE, "")
     if not token or run.state != run.State.RUNNING or run.lease_token != uuid.UUID(token):
         raise CommandError(f"{run} is not claimed by the process that started this one.")
     return run
 
 
-def _train(run: TrainingRun, log: Callable[[str], None]) -> None:
-    run.write(message="Loading TensorFlow", phase="loading")
+def _train(run: TrainingRun, log: Callable[[str], None], stop: "StopCheck") -> None:
+    run.write(message="Loading TensorFlow", phase="loading", progress_at=timezone.now())
     from training.ml import fit
 
     try:
@@ -64,17 +69,21 @@ def _train(run: TrainingRun, log: Callable[[str], None]) -> None:
             data,
             run.architecture,
             Configuration.from_json(run.configuration),
-            weights=pretrained_weights(run.architecture, pretrained_folder()),
+            weights=run.starting_weights(),
             work_dir=run.work_folder,
-            report=_reporter(run, log),
-            should_stop=_stop_check(run),
+            report=Reporter(run, log),
+            should_stop=stop,
+            batch_size=run.batch_size,
+            epoch_limit=run.epoch_limit,
         )
-        _register(run, trained, data)
+        _register(run, trained, data, stop)
     except CacheError as error:
         run.fail(str(error), "Open the dataset and choose Prepare for Training, then start again.")
-    except fit.Cancelled:
+    except Cancelled:
         run.end_cancelled()
-    except fit.TrainingFailed as error:
+    except Paused as paused:
+        run.pause(paused.epoch)
+    except TrainingFailed as error:
         run.fail(str(error), error.hint)
 
 
@@ -86,31 +95,69 @@ def _open(run: TrainingRun) -> PreparedData:
     return data
 
 
-def _reporter(run: TrainingRun, log: Callable[[str], None]) -> "Callable[[Progress], None]":
-    """Store progress at most once a second, and every finished epoch; the log gets the epochs and the messages."""
-    last = 0.0
+class Reporter:
+    """Stores progress at most once a second, and every finished epoch; the log gets the epochs and the messages.
 
-    def report(progress: "Progress") -> None:
-        nonlocal last
-        now = time.monotonic()
-        if progress.metrics is None and not progress.message and now - last < CHECK_EVERY_SECONDS:
+    A database that does not answer for a while costs no training: what could not be stored is stored later.
+    """
+
+    def __init__(self, run: TrainingRun, log: Callable[[str], None]) -> None:
+        self.run, self.log = run, log
+        self.last = 0.0
+        self.unstored: list[Progress] = []
+        self.resuming = bool(run.interruptions)
+
+    def __call__(self, progress: "Progress") -> None:
+        told = progress.metrics is not None or bool(progress.message)
+        if not told and time.monotonic() - self.last < CHECK_EVERY_SECONDS:
             return
-        last = now
-        finished = progress.epoch if progress.metrics is not None else max(progress.epoch - 1, 0)
-        message = progress.message or f"{progress.phase.capitalize()}, epoch {progress.epoch} of {progress.epochs}"
-        if progress.metrics is not None or progress.message:
-            log(_log_line(progress))
-        with transaction.atomic():
-            run.write(
-                phase=progress.phase,
-                epoch=finished if progress.phase == "training" else run.epoch,
-                progress=progress.fraction,
-                message=message[:300],
-            )
-            if progress.metrics is not None:
-                EpochMetric.objects.update_or_create(run=run, epoch=progress.epoch, defaults=progress.metrics)
+        self.last = time.monotonic()
+        if told:
+            self.log(_log_line(progress))
+        if progress.metrics is not None:
+            self.unstored.append(progress)
+        try:
+            self._store(progress)
+        except OperationalError as error:
+            logger.warning("%s: its progress could not be stored: %s", self.run, error)
+            close_old_connections()
 
-    return report
+    def _store(self, progress: "Progress") -> None:
+        with transaction.atomic():
+            self.run.write(**_fields(self.run, progress), **self._outcome(progress))
+            for epoch in self.unstored:
+                self._store_epoch(epoch)
+        self.unstored.clear()
+
+    def _outcome(self, progress: "Progress") -> dict[str, Any]:
+        """What a resumed training says before its first epoch has ended: kept with the interruption, as its outcome."""
+        self.resuming = self.resuming and progress.metrics is None
+        if not (self.resuming and progress.message):
+            return {}
+        *before, last = self.run.interruptions
+        words = f"{last.get('outcome', '')} {progress.message}".strip()
+        return {"interruptions": [*before, {**last, "outcome": words}]}
+
+    def _store_epoch(self, progress: "Progress") -> None:
+        figures = {name: progress.metrics[name] for name in EpochMetric.QUANTITIES if name in progress.metrics}
+        defaults = {**figures, "stage": progress.stage}
+        EpochMetric.objects.update_or_create(run=self.run, epoch=progress.epoch, defaults=defaults)
+        # Left by an attempt that had come further than the checkpoint from which this one goes on.
+        EpochMetric.objects.filter(run=self.run, epoch__gt=progress.epoch).delete()
+
+
+def _fields(run: TrainingRun, progress: "Progress") -> dict[str, Any]:
+    finished = progress.epoch if progress.metrics is not None else max(progress.epoch - 1, 0)
+    message = progress.message or f"{progress.phase.capitalize()}, epoch {progress.epoch} of {progress.epochs}"
+    return {
+        "phase": progress.phase,
+        "epoch": finished if progress.phase == "training" else run.epoch,
+        "progress": progress.fraction,
+        "progress_at": timezone.now(),
+        "message": message[:300],
+        "batch_size": progress.batch_size or run.batch_size,
+        "images_per_second": progress.images_per_second or run.images_per_second,
+    }
 
 
 def _log_line(progress: "Progress") -> str:
@@ -122,32 +169,55 @@ def _log_line(progress: "Progress") -> str:
     return f"epoch {progress.epoch} of {progress.epochs}: {figures} ({progress.metrics['seconds']:.0f} s)"
 
 
-def _stop_check(run: TrainingRun) -> Callable[[], bool]:
-    """Whether to stop, asked of the database at most once a second. Raises LeaseLost when the run was taken away."""
-    last = time.monotonic()
+class StopCheck:
+    """Whether to stop, and how: asked of the database at most once a second, and at once after a SIGTERM.
 
-    def should_stop() -> bool:
-        nonlocal last
-        if time.monotonic() - last < CHECK_EVERY_SECONDS:
-            return False
-        last = time.monotonic()
-        row = TrainingRun.objects.filter(pk=run.pk, lease_token=run.lease_token, state=run.State.RUNNING)
-        asked = row.values_list("cancel_requested", flat=True).first()
+    Raises LeaseLost when the run was taken away.
+    """
+
+    def __init__(self, run: TrainingRun) -> None:
+        self.run = run
+        self.terminated = False
+        self.asked_at = time.monotonic()
+        self.answer: Stop | None = None
+
+    def terminate(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler: the worker is to stop, so the training goes to a checkpoint."""
+        self.terminated = True
+        self.asked_at = float("-inf")
+
+    def __call__(self) -> Stop | None:
+        if time.monotonic() - self.asked_at >= CHECK_EVERY_SECONDS:
+            self.answer = self.ask()
+        return self.answer
+
+    def ask(self) -> Stop | None:
+        self.asked_at = time.monotonic()
+        row = TrainingRun.objects.filter(pk=self.run.pk, lease_token=self.run.lease_token, state=self.run.State.RUNNING)
+        try:
+            asked = row.values_list("cancel_requested", "drain_requested").first()
+        except OperationalError as error:
+            logger.warning("%s: the database did not answer: %s", self.run, error)
+            close_old_connections()
+            return self.answer
         if asked is None:
-            raise LeaseLost(f"{run} was taken over by another process.")
-        return asked
+            raise LeaseLost(f"{self.run} was taken over by another process.")
+        cancel, drain = asked
+        if cancel:
+            return Stop.CANCEL
+        return Stop.DRAIN if drain or self.terminated else None
 
-    return should_stop
 
-
-def _register(run: TrainingRun, trained: Any, data: PreparedData) -> None:
+def _register(run: TrainingRun, trained: Any, data: PreparedData, stop: StopCheck) -> None:
     """Save the artifact aside; then version, end of the run and audit entries in one transaction."""
     from training.ml.export import save_version
 
-    run.write(phase="saving", message="Saving the version")
+    run.write(phase="saving", message="Saving the version", progress_at=timezone.now())
     staged = run.staging_folder
     sha256 = save_version(trained, data, staged)
     manifest = load(staged, sha256).manifest
+    if stop.ask() is Stop.CANCEL:
+        raise Cancelled("The training was cancelled.")
     preparation = run.preparation
     with transaction.atomic():
         version = ModelVersion.objects.register(
@@ -161,6 +231,7 @@ def _register(run: TrainingRun, trained: Any, data: PreparedData) -> None:
             split_digest=preparation.split_digest,
             synthetic=preparation.synthetic,
             origin=f"trained here, run {run.pk}",
+            parent=run.initial_version,
         )
         run.write(version=version, initial_weights=trained.initial_weights[:100])
         run.succeed(f"Version {version.number} of {version.condition}", after={"version": str(version)})

@@ -1,0 +1,218 @@
+"""What the platform tells a person: on the page, over the API, and by mail where there is a mail server."""
+
+import json
+
+import pytest
+from django.core import mail
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from tests.factories import ModelVersionFactory, TrainingRunFactory
+from training.models import Search
+from xrayplatform.audit import AuditEntry
+from xrayplatform.notifications import Notification, mark_read, notify
+
+LIST = "/notifications/"
+
+
+@pytest.fixture
+def mailing(settings):
+    settings.EMAIL_ON = True
+    settings.SITE_URL = "https://xray.hospital/"
+
+
+def told(user):
+    return list(Notification.objects.of(user).values_list("text", flat=True))
+
+
+# -- At the end of a training
+
+
+@pytest.fixture
+def run(world, alice):
+    run = TrainingRunFactory(preparation=world.preparation, created_by=alice)
+    assert run.claim(1)
+    return run
+
+
+def test_who_started_a_training_is_told_that_it_finished(run, world, alice):
+    run.version = ModelVersionFactory(condition=world.condition, number=7)
+    run.succeed("done")
+    assert told(alice) == [f"Run {run.pk} has finished: Custom_CNN on CHEST/secret study is chest v7, test AUC 0.950."]
+    assert Notification.objects.get().url == run.get_absolute_url()
+
+
+def test_a_failure_is_told_with_its_reason(run, alice):
+    run.fail("Out of memory.", "Use less.")
+    assert told(alice) == [
+        f"Run {run.pk} has failed and needs your attention: Custom_CNN on CHEST/secret study. Out of memory."
+    ]
+
+
+def test_after_the_last_attempt_the_reasons_of_all_are_told(run, alice):
+    run.give_up("The worker died.", "Start it again.")
+    assert "needs your attention" in told(alice)[0] and "The worker died." in told(alice)[0]
+
+
+def test_an_attempt_that_is_followed_by_another_is_not_told(run, alice):
+    run.requeue("The worker died.")
+    assert told(alice) == []
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_who_cancels_the_own_training_is_not_told_but_others_are(world, alice, bob, state):
+    for canceller, expected in ((alice, 0), (bob, 1)):
+        run = TrainingRunFactory(preparation=world.preparation, created_by=alice)
+        if state == "running":
+            run.claim(1)
+        run.request_cancel(canceller)
+        if state == "running":
+            run.end_cancelled()
+        assert Notification.objects.of(alice).count() == expected
+    assert f"Run {run.pk} was cancelled by bob" in told(alice)[0]
+
+
+def test_what_the_command_line_started_is_told_to_nobody(world):
+    run = TrainingRunFactory(preparation=world.preparation)
+    run.claim(1)
+    run.fail("x")
+    assert not Notification.objects.exists()
+
+
+def test_somebody_who_has_left_is_not_told(alice):
+    alice.is_active = False
+    assert notify(alice, "x") is None
+
+
+def test_a_search_is_told_once_when_its_last_run_has_ended(world, alice, django_capture_on_commit_callbacks):
+    search = Search.objects.create(
+        name="both", preparation=world.preparation, mode="grid", parameters={}, created_by=alice
+    )
+    runs = [TrainingRunFactory(preparation=world.preparation, created_by=alice, search=search) for _ in range(2)]
+    for run in runs:
+        run.claim(1)
+    for run, expected in zip(runs, (0, 1), strict=True):
+        with django_capture_on_commit_callbacks(execute=True):
+            run.fail("x")
+        assert Notification.objects.count() == expected
+    assert told(alice) == [f"{search} has ended: 0 of 2 runs finished, 2 failed."]
+    assert Notification.objects.get().url == search.get_absolute_url()
+
+
+# -- Mail
+
+
+def send(user, callbacks, text="Run 1 has finished.", url="/training/runs/1/"):
+    with callbacks(execute=True):
+        notify(user, text, url)
+
+
+def test_a_mail_goes_to_who_has_an_address_where_there_is_a_server(alice, mailing, django_capture_on_commit_callbacks):
+    alice.email = "alice@hospital"
+    send(alice, django_capture_on_commit_callbacks, "Run 1 has finished:\nfine.")
+    (message,) = mail.outbox
+    assert message.to == ["alice@hospital"]
+    assert message.subject == "X-ray platform: Run 1 has finished: fine."
+    assert "https://xray.hospital/training/runs/1/" in message.body
+
+
+def test_without_a_mail_server_or_an_address_none_is_sent(alice, bob, settings, django_capture_on_commit_callbacks):
+    alice.email = "alice@hospital"
+    send(alice, django_capture_on_commit_callbacks)
+    settings.EMAIL_ON = True
+    send(bob, django_capture_on_commit_callbacks)
+    assert mail.outbox == []
+    assert Notification.objects.count() == 2
+
+
+def test_a_mail_that_cannot_be_sent_is_logged_and_harms_nothing(
+    run, alice, mailing, monkeypatch, caplog, django_capture_on_commit_callbacks
+):
+    def refuse(*args, **kwargs):
+        raise ConnectionRefusedError("no server")
+
+    alice.email = "alice@hospital"
+    alice.save()
+    run.created_by = alice
+    monkeypatch.setattr("xrayplatform.notifications.send_mail", refuse)
+    with django_capture_on_commit_callbacks(execute=True):
+        run.fail("x")
+    run.refresh_from_db()
+    assert run.state == "failed" and len(told(alice)) == 1
+    assert "could not be sent" in caplog.text
+
+
+def test_nothing_is_sent_before_the_end_itself_is_stored(alice, mailing, django_capture_on_commit_callbacks):
+    alice.email = "alice@hospital"
+    with django_capture_on_commit_callbacks() as callbacks:
+        notify(alice, "x")
+    assert len(callbacks) == 1 and mail.outbox == []
+
+
+# -- Pages and API
+
+
+def test_the_bell_shows_how_many_are_unread_with_one_query(client, alice):
+    client.force_login(alice)
+    notify(alice, "one")
+    notify(alice, "two")
+    with CaptureQueriesContext(connection) as queries:
+        page = client.get("/guide/").content.decode()
+    assert page.count('<span class="badge badge-count">2<span') == 2, "in the navigation and, for phones, at the top"
+    assert sum("xrayplatform_notification" in query["sql"] for query in queries) == 1
+
+
+def test_without_unread_messages_the_bell_shows_no_number(client, alice):
+    client.force_login(alice)
+    assert "badge-count" not in client.get("/guide/").content.decode()
+
+
+def test_the_list_shows_the_own_messages_newest_first_as_text(client, alice, bob):
+    notify(alice, "first <b>", "/training/")
+    notify(alice, "second")
+    notify(bob, "not for alice")
+    client.force_login(alice)
+    page = client.get(LIST).content.decode()
+    assert page.index("second") < page.index("first &lt;b&gt;")
+    assert 'href="/training/"' in page and "not for alice" not in page
+
+
+def test_messages_are_marked_as_read_one_or_all(client, alice, bob):
+    one, two, three = (notify(alice, text) for text in "abc")
+    other = notify(bob, "x")
+    client.force_login(alice)
+    client.post(f"{LIST}read/", {"id": [one.pk, other.pk]})
+    assert set(Notification.objects.unread()) == {two, three, other}
+    client.post(f"{LIST}read/")
+    assert set(Notification.objects.unread()) == {other}
+    assert AuditEntry.objects.filter(action="notification.read", actor=alice).count() == 2
+    assert mark_read(alice) == 0 and AuditEntry.objects.filter(action="notification.read").count() == 2
+
+
+@pytest.mark.parametrize("number", ["x", "-1", "9" * 40, "²"])
+def test_numbers_that_are_none_are_not_found(client, alice, number):
+    client.force_login(alice)
+    assert client.post(f"{LIST}read/", {"id": number}).status_code == 404
+
+
+def test_programs_list_and_mark_their_own(client, alice, bob):
+    one, two = notify(alice, "one"), notify(alice, "two")
+    notify(bob, "x")
+    client.force_login(alice)
+    url = reverse("api:notification-list")
+    assert [row["text"] for row in client.get(url).json()["results"]] == ["two", "one"]
+    answer = client.post(reverse("api:notification-read"), {"ids": [one.pk]}, content_type="application/json")
+    assert answer.json() == {"read": 1}
+    assert [row["id"] for row in client.get(url, {"unread": "true"}).json()["results"]] == [two.pk]
+    assert client.post(reverse("api:notification-read")).json() == {"read": 1}
+
+
+def test_the_command_shows_and_marks_a_users_messages(alice, capsys):
+    notify(alice, "finished")
+    call_command("notifications", "--user", "alice", "--read", "--json")
+    assert [item["text"] for item in json.loads(capsys.readouterr().out)["notifications"]] == ["finished"]
+    assert not Notification.objects.unread().exists()
+    with pytest.raises(CommandError, match="--user"):
+        call_command("notifications")

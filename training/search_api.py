@@ -1,0 +1,146 @@
+"""API: searches."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from rest_framework import mixins, serializers, status
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import GenericViewSet
+
+from datasets.models import Dataset
+
+from .comparing import compare
+from .configurations import ConfigurationError
+from .ml.architectures import ARCHITECTURES
+from .models import SavedPreset, Search
+from .searching import ETA, ETAS, plan
+
+
+class StandingSerializer(serializers.Serializer):
+    """A run in the comparison. The place is by validation loss; test figures are there to report, not to choose by."""
+
+    run = serializers.IntegerField()
+    state = serializers.CharField()
+    held = serializers.BooleanField(help_text="waits for the other runs")
+    message = serializers.CharField()
+    architecture = serializers.CharField()
+    options = serializers.DictField(help_text="those that vary, with this run's values")
+    epoch = serializers.IntegerField()
+    epochs = serializers.IntegerField()
+    epoch_limit = serializers.IntegerField(allow_null=True)
+    place = serializers.IntegerField(allow_null=True)
+    best = serializers.BooleanField()
+    best_epoch = serializers.IntegerField(allow_null=True)
+    validation_loss = serializers.FloatField(allow_null=True)
+    validation_auc = serializers.FloatField(allow_null=True)
+    version = serializers.IntegerField(allow_null=True)
+    test = serializers.DictField(allow_null=True)
+
+
+class SearchSerializer(serializers.ModelSerializer):
+    dataset = serializers.IntegerField(source="preparation.dataset_id", read_only=True)
+    active = serializers.BooleanField(source="is_active", read_only=True)
+
+    class Meta:
+        model = Search
+        fields = ["id", "name", "mode", "active", "dataset", "preparation", "parameters", "created_at"]
+        read_only_fields = fields
+
+
+class SearchDetailSerializer(SearchSerializer):
+    runs = serializers.SerializerMethodField()
+    conclusion = serializers.SerializerMethodField()
+
+    class Meta(SearchSerializer.Meta):
+        fields = [*SearchSerializer.Meta.fields, "runs", "conclusion"]
+        read_only_fields = fields
+
+    def to_representation(self, search: Search) -> dict[str, Any]:
+        self.comparison = compare(search)
+        return super().to_representation(search)
+
+    @extend_schema_field(StandingSerializer(many=True))
+    def get_runs(self, search: Search) -> list[dict[str, Any]]:
+        return [standing.to_json() for standing in self.comparison.standings]
+
+    @extend_schema_field(serializers.ListField(child=serializers.CharField()))
+    def get_conclusion(self, search: Search) -> list[str]:
+        return self.comparison.conclusion
+
+
+class StartSearchSerializer(serializers.Serializer):
+    """What starts a search: one run for every combination of architecture and values."""
+
+    dataset = serializers.PrimaryKeyRelatedField(queryset=Dataset.objects.none())
+    name = serializers.CharField(max_length=80, required=False, default="", allow_blank=True)
+    architectures = serializers.ListField(child=serializers.ChoiceField(choices=list(ARCHITECTURES)))
+    configuration = serializers.CharField(
+        max_length=80,
+        default="standard",
+        help_text='quick, standard, intensive, or "saved:" and a number',
+    )
+    values = serializers.DictField(
+        child=serializers.ListField(),
+        required=False,
+        default=dict,
+        help_text='values of each option that varies, such as {"learning_rate": [0.001, 0.0003]}',
+    )
+    mode = serializers.ChoiceField(choices=Search.Mode, default=Search.Mode.GRID)
+    eta = serializers.ChoiceField(choices=list(ETAS), default=ETA, help_text="one run in so many goes on; halving only")
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        fields = super().get_fields()
+        request = self.context.get("request")
+        if request is not None:
+            fields["dataset"].queryset = Dataset.objects.visible_to(request.user)
+        return fields
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        eta = attrs["eta"] if attrs["mode"] == Search.Mode.HALVING else None
+        try:
+            preset = SavedPreset.objects.chosen(attrs["configuration"], self.context["request"].user)
+            attrs["plan"] = plan(
+                attrs["architectures"], preset.configuration, attrs["values"], preset=preset.recorded, eta=eta
+            )
+        except ConfigurationError as error:
+            raise serializers.ValidationError({error.field: [str(error)]}) from error
+        return attrs
+
+
+class SearchViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
+    """Several trainings as one, compared at the end: start, follow, cancel."""
+
+    queryset = Search.objects.none()
+    serializer_class = SearchSerializer
+    filterset_fields = ["mode"]
+    permissions = {
+        "list": "training.view_search",
+        "retrieve": "training.view_search",
+        "create": "training.add_search",
+        "cancel": "training.cancel_trainingrun",
+    }
+
+    def get_queryset(self) -> QuerySet:
+        return Search.objects.visible_to(self.request.user).select_related("preparation__dataset")
+
+    def get_serializer_class(self) -> type[SearchSerializer]:
+        return SearchSerializer if self.action == "list" else SearchDetailSerializer
+
+    @extend_schema(request=StartSearchSerializer, responses={202: SearchDetailSerializer})
+    def create(self, request: Request) -> Response:
+        wanted = StartSearchSerializer(data=request.data, context={"request": request})
+        wanted.is_valid(raise_exception=True)
+        values = wanted.validated_data
+        search = Search.start(values["dataset"], values["plan"], request.user, name=values["name"])
+        return Response(SearchDetailSerializer(search).data, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(request=None, responses=SearchDetailSerializer)
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, pk: Any = None) -> Response:
+        """Cancel every run that has not ended; versions of finished runs stay."""
+        search = self.get_object()
+        search.cancel(request.user)
+        return Response(SearchDetailSerializer(search).data)

@@ -1,0 +1,218 @@
+"""The training queue as one sees it: what runs, what waits in which order, why, and how long it may take."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from statistics import mean
+from typing import Any
+
+from datasets.models import Preparation
+from xrayplatform.jobs import Job
+from xrayplatform.system import queue_is_alive
+
+from . import estimates, live
+from .ml.architectures import ARCHITECTURES
+from .models import TrainingQueue, TrainingRun
+from .pretrained import weights_state
+from .searching import Candidate, Plan
+
+NO_WORKER = "No training worker is running on the server, so nothing can start."
+START_WORKER = (
+    "An administrator starts one there: make run starts everything, manage.py run_queue train only the training worker."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run in the queue. run: None when it belongs to another team; its priority and place are shown all the same.
+
+    place: 1 for the run that starts next; None for one that runs, or that waits for its search. why: it waits.
+    seconds: that it will still take; starts_in: seconds until it starts, with one worker. None where not known.
+    """
+
+    run: TrainingRun | None
+    priority: str
+    place: int | None
+    why: str
+    seconds: float | None
+    starts_in: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        known = {"priority": self.priority, "place": self.place, "why": self.why}
+        known |= {
+            "seconds": self.seconds and round(self.seconds),
+            "starts_in": self.starts_in and round(self.starts_in),
+        }
+        run = self.run
+        if run is None:
+            return {"run": None, "other_team": True, **known}
+        return {
+            "run": run.pk,
+            "other_team": False,
+            "dataset": run.preparation.dataset.name,
+            "architecture": run.architecture,
+            "search": run.search_id,
+            "started_by": run.created_by.get_username() if run.created_by else None,
+            "epoch": run.epoch,
+            "epochs": run.epochs,
+            **known,
+        }
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The whole queue. held: runs that wait for the others of their search and not for a worker."""
+
+    queue: TrainingQueue
+    worker_alive: bool
+    running: list[Entry]
+    waiting: list[Entry]
+    held: list[Entry]
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.running or self.waiting or self.held)
+
+    @property
+    def problem(self) -> str:
+        """Why nothing starts at all, with what to do; "" when there is no such reason."""
+        return "" if self.worker_alive else f"{NO_WORKER} {START_WORKER}"
+
+    def to_json(self) -> dict[str, Any]:
+        queue = self.queue
+        return {
+            "paused": queue.paused,
+            "reason": queue.reason,
+            "changed_by": queue.changed_by.get_username() if queue.changed_by else None,
+            "worker_alive": self.worker_alive,
+            "problem": self.problem,
+            "running": [entry.to_json() for entry in self.running],
+            "waiting": [entry.to_json() for entry in self.waiting],
+            "held": [entry.to_json() for entry in self.held],
+        }
+
+
+def overview(user: Any) -> Overview:
+    """The queue for `user`, who sees runs of other teams without names; None is the command line, which sees all."""
+    runs = list(_active_runs())
+    visible = set(TrainingRun.objects.seen_by(user).filter(state__in=Job.ACTIVE).values_list("pk", flat=True))
+    queue = TrainingQueue.current()
+    alive = queue_is_alive(TrainingRun.cluster)
+    seconds = remaining_seconds(runs)
+    running = [run for run in runs if run.state == Job.State.RUNNING]
+    full = _full_teams(running)
+    ahead: list[float | None] = [seconds[run.pk] for run in running]
+
+    def entry(run: TrainingRun, place: int | None = None, why: str = "", starts_in: float | None = None) -> Entry:
+        shown = run if run.pk in visible else None
+        return Entry(shown, run.get_priority_display(), place, why, seconds[run.pk], starts_in)
+
+    waiting = []
+    for place, run in enumerate((run for run in runs if run.state == Job.State.QUEUED and not run.held), start=1):
+        why = _why(run, place, queue, alive, full, shown=run.pk in visible)
+        known = alive and not queue.paused and _team(run) not in full and None not in ahead
+        waiting.append(entry(run, place, why, sum(ahead) if known else None))
+        ahead.append(seconds[run.pk])
+    held = [run for run in runs if run.state == Job.State.QUEUED and run.held]
+    return Overview(
+        queue,
+        alive,
+        [entry(run) for run in running],
+        waiting,
+        [entry(run, why=_held_words(run, shown=run.pk in visible)) for run in held],
+    )
+
+
+def _active_runs() -> Iterable[TrainingRun]:
+    """Waiting and running runs of everybody, the waiting ones in the order in which they start."""
+    runs = TrainingRun.objects.filter(state__in=Job.ACTIVE).order_by("-priority", "pk")
+    return runs.select_related("preparation__dataset__condition__team", "search", "created_by")
+
+
+def _team(run: TrainingRun) -> Any:
+    return run.preparation.dataset.condition.team
+
+
+def _full_teams(running: Iterable[TrainingRun]) -> set[Any]:
+    counts = Counter(_team(run) for run in running if _team(run))
+    return {team for team, count in counts.items() if team.training_limit is not None and count >= team.training_limit}
+
+
+def _why(run: TrainingRun, place: int, queue: TrainingQueue, alive: bool, full: set[Any], *, shown: bool) -> str:
+    team = _team(run)
+    if queue.paused:
+        return "The queue is paused."
+    if team in full or (team and team.training_limit == 0):
+        return _limit_words(team, shown=shown)
+    if not alive:
+        return "No training worker is running."
+    return "Next, as soon as a worker is free." if place == 1 else f"Its turn comes after {_runs(place - 1)}."
+
+
+def _limit_words(team: Any, *, shown: bool) -> str:
+    if not shown:
+        return "Its team trains as many at once as it may."
+    return f"{team} trains {team.training_limit} at once, as many as it may. It starts when one of them has ended."
+
+
+def _held_words(run: TrainingRun, *, shown: bool) -> str:
+    name = f"the other runs of search {run.search_id}" if shown else "the other runs of its search"
+    return f"Waits after {run.epoch} epochs until {name} have come as far; then the best go on."
+
+
+def _runs(count: int) -> str:
+    return "one other run" if count == 1 else f"{count} other runs"
+
+
+# -- How long
+
+
+def remaining_seconds(runs: Iterable[TrainingRun]) -> dict[int, float | None]:
+    """Seconds of training left in each run, until it ends or is compared; None where nothing tells."""
+    # Many runs of a queue are of the same kind.
+    speed_of = cache(live.measured)
+    return {run.pk: _remaining(run, speed_of) for run in runs}
+
+
+def _remaining(run: TrainingRun, speed_of: Callable[..., live.Measurement | None]) -> float | None:
+    if run.state == Job.State.QUEUED and run.held:
+        # Whether it goes on at all is not known.
+        return None
+    if run.state == Job.State.RUNNING and run.epoch_limit is None:
+        return live.seconds_left(run)
+    wanted = live.plan_of(run)
+    fine_tuning = run.initial_weights != live.SCRATCH
+    found = speed_of(run.architecture, wanted.image_size, wanted.batch_size, fine_tuning=fine_tuning)
+    if found is None:
+        return None
+    whole = estimates.duration(wanted, found.speed)
+    if run.epoch == 0 and run.epoch_limit is None:
+        return whole.total
+    left = max((run.epoch_limit or run.epochs) - max(run.epoch, wanted.head_epochs), 0)
+    return whole.start + left * whole.epoch + (0.0 if run.epoch_limit else whole.evaluation)
+
+
+def plan_seconds(wanted: Plan, preparation: Preparation) -> float | None:
+    """Seconds that a search takes on one worker, early stopping left aside; None where nothing tells."""
+    speed_of = cache(live.measured)
+    durations = [_duration(item, preparation, speed_of) for item in wanted.candidates]
+    known = [duration for duration in durations if duration is not None]
+    if len(known) < len(durations):
+        return None
+    if wanted.rungs is None:
+        return sum(duration.total for duration in known)
+    # Nobody knows which runs go on: each is taken for an average one.
+    epoch, start, evaluation = (
+        mean(getattr(duration, name) for duration in known) for name in ("epoch", "start", "evaluation")
+    )
+    return wanted.epochs * epoch + sum(wanted.starts) * start + wanted.starts[-1] * evaluation
+
+
+def _duration(
+    item: Candidate, preparation: Preparation, speed_of: Callable[..., live.Measurement | None]
+) -> estimates.Duration | None:
+    pretrained = weights_state(ARCHITECTURES[item.architecture]) == "installed"
+    numbers = live.plan(preparation, item.architecture, item.configuration, pretrained=pretrained)
+    found = speed_of(item.architecture, numbers.image_size, numbers.batch_size, fine_tuning=pretrained)
+    return found and estimates.duration(numbers, found.speed)

@@ -1,0 +1,58 @@
+"""Processes that belong together: a child that does not outlive its parent, a group that is ended as a whole."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+import psutil
+
+_SET_PARENT_DEATH_SIGNAL = 1
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when its parent dies. Exits at once when `parent` is gone already."""
+    _bind_to_parent()
+    if sys.platform.startswith("linux") and os.getppid() != parent:
+        sys.exit("The process that started this one is gone.")
+
+
+def forks_die_with_parent() -> None:
+    """From now on every process forked from this one, and from those, is killed when the one it was forked from dies.
+
+    The kernel does it, whatever happens: an orphaned queue worker would go on taking work that nobody watches.
+    """
+    os.register_at_fork(after_in_child=_bind_to_parent)
+
+
+def _bind_to_parent() -> None:
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def stop_group(leader: "subprocess.Popen[bytes]", grace_seconds: float) -> None:
+    """End a child that leads its own session, and all in it: asked first, killed if it does not listen in time."""
+    if leader.poll() is None:
+        signal_group(leader.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            leader.wait(grace_seconds)
+    # Also what the leader has left behind when it ended.
+    signal_group(leader.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
+        leader.wait(grace_seconds)
+
+
+def signal_group(pid: int, number: signal.Signals) -> None:
+    """Send a signal to the process group `pid`; nothing happens when it is gone."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def has_variable(pid: int, name: str, value: str) -> bool:
+    """Whether the process exists and was started with this environment variable: process numbers are used again."""
+    try:
+        return psutil.Process(pid).environ().get(name) == value
+    except (psutil.Error, OSError):
+        return False
