@@ -31,6 +31,7 @@ class PrepareForm(forms.Form):
     )
     steps = forms.MultipleChoiceField(
         label="Preprocessing",
+        initial=[],
         required=False,
         choices=list(STEPS.items()),
         widget=forms.CheckboxSelectMultiple,

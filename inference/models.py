@@ -11,6 +11,7 @@ from django.db import models, transaction
 from django.urls import reverse
 
 from datasets import imaging
+from datasets.enhancement import STEPS
 from registry.models import ActivationError, Deployment, ModelVersion
 from registry.statistics import decide
 from xrayplatform import audit
@@ -78,7 +79,8 @@ class PredictionQuerySet(TeamScopedQuerySet):
             if served.failure
             else ""
         )
-        return Analysis(prediction, imaging.to_png(pixels), radiograph.steps, notice)
+        treated = [STEPS[step] for step in treatment.get("steps", ()) if step in STEPS]
+        return Analysis(prediction, imaging.to_png(pixels), (*radiograph.steps, *treated), notice)
 
 
 def model_in_service(condition: Condition) -> tuple[ModelVersion, Served]:

@@ -1,7 +1,7 @@
 """`manage.py benchmark train`: the platform's training beside what the machine could do at best, and what users write.
 
-Four trainings of the same network on the same images share the machine in turns, an epoch each. Only one computes at
-a time, the others are halted meanwhile, so that whatever else the machine does meets all of them alike.
+Four trainings of the same network on the same images share the machine in turns of a second. Only one computes at a
+time, the others are halted meanwhile, so that whatever else the machine does meets all of them alike.
 """
 
 import json
@@ -39,7 +39,8 @@ from .models import EpochMetric, TrainingRun
 from .models.run import LEASE_VARIABLE
 from .tasks import train_here
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.03
+TURN_SECONDS = 1.0
 # Of one epoch, or of a start. What takes longer has failed.
 PATIENCE_SECONDS = 3600.0
 NAMES = ("platform", "arrays", "arrays_augmented", "files")
@@ -301,17 +302,20 @@ def _processor_time(training: _Training) -> float:
     return float(used.user + used.system)
 
 
-def _wait(training: _Training, reached: Callable[[], bool]) -> float:
-    """Seconds until it has got there. Raises BenchmarkFailed when it ends before."""
+def _wait(training: _Training, reached: Callable[[], bool], seconds: float = math.inf) -> bool:
+    """Until it has got there, or for so long; whether it got there. Raises BenchmarkFailed when it ends before."""
     start = time.perf_counter()
     while not reached():
         failure = training.failure()
         if failure is not None and not reached():
             raise BenchmarkFailed(failure)
-        if time.perf_counter() - start > PATIENCE_SECONDS:
+        waited = time.perf_counter() - start
+        if waited >= seconds:
+            return False
+        if waited > PATIENCE_SECONDS:
             raise BenchmarkFailed("A training does not get on.")
         time.sleep(POLL_SECONDS)
-    return time.perf_counter() - start
+    return True
 
 
 # -- The race
@@ -331,12 +335,12 @@ class _Turns:
         self.training = stack.enter_context(_ended(start()))
         self.epochs: list[float] = []
         self.busy: list[float] = []
-        # What it did between the end of an epoch and the moment it was halted belongs to the next one.
-        self.carried = 0.0
-        self._until(1)
-        self.first = time.perf_counter() - begun
+        self.spent = 0.0
+        self._reach(1)
+        now = time.perf_counter()
+        self.first = now - begun
         self.used = _processor_time(self.training)
-        self._halt(time.perf_counter())
+        self._halt(now)
 
     @property
     def rates(self) -> list[float]:
@@ -347,24 +351,28 @@ class _Turns:
         """Of an image."""
         return statistics.median(self.busy) / self.images
 
-    def go_on(self) -> None:
-        """One more epoch."""
+    def go_on(self) -> bool:
+        """For one turn, or to the end of the epoch if that comes first; whether it came."""
         resumed = time.perf_counter()
         _signal(self.training, signal.SIGCONT)
-        self._until(len(self.epochs) + 2)
-        ended = time.perf_counter()
-        used = _processor_time(self.training)
-        self.epochs.append(ended - resumed + self.carried)
-        self.busy.append(used - self.used)
-        self.used = used
-        self._halt(ended)
+        ended = self._reach(len(self.epochs) + 2, TURN_SECONDS)
+        now = time.perf_counter()
+        self.spent += now - resumed
+        if ended:
+            used = _processor_time(self.training)
+            self.epochs.append(self.spent)
+            self.busy.append(used - self.used)
+            self.spent, self.used = 0.0, used
+        self._halt(now)
+        return ended
 
-    def _until(self, epochs: int) -> None:
-        _wait(self.training, lambda: self.training.epochs_done() >= epochs)
+    def _reach(self, epochs: int, seconds: float = math.inf) -> bool:
+        return _wait(self.training, lambda: self.training.epochs_done() >= epochs, seconds)
 
     def _halt(self, since: float) -> None:
+        """What it did since then belongs to what comes next."""
         _signal(self.training, signal.SIGSTOP)
-        self.carried = time.perf_counter() - since
+        self.spent += time.perf_counter() - since
 
     def figures(self, target: float) -> dict[str, Any]:
         return {
@@ -389,16 +397,16 @@ class _Turns:
 def _race(
     platform: Callable[[], _Training], bare: Callable[[str], _Training], images: int, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """All four, an epoch each in turns; who begins changes. The last epoch of each is left out: its process ends."""
+    """All four, in short turns, until each has ended its epoch. The last one is left out: then a process ends."""
     batch_size, epochs = architecture(options["architecture"]).batch_size, options["epochs"]
     with ExitStack() as stack:
         # Only the platform fills its last batch.
         turns = {"platform": _Turns(platform, math.ceil(images / batch_size) * batch_size, stack)}
         turns |= {name: _Turns(partial(bare, name), images, stack) for name in NAMES[1:]}
-        for number in range(epochs - 2):
-            order = NAMES[number % len(NAMES) :] + NAMES[: number % len(NAMES)]
-            for name in order:
-                turns[name].go_on()
+        for _ in range(epochs - 2):
+            waiting = list(turns.values())
+            while waiting:
+                waiting = [turn for turn in waiting if not turn.go_on()]
         figures = {name: turn.figures(options["target_auc"]) for name, turn in turns.items()}
         ratios = {f"platform_to_{name}": _ratio(turns["platform"], turns[name]) for name in NAMES[1:]}
     return {"target_auc": options["target_auc"], "trainings": figures, "ratios": ratios}

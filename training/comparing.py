@@ -95,7 +95,7 @@ class Comparison:
     @property
     def options(self) -> list[str]:
         """The names of the options that differ, in words."""
-        return [OPTIONS[name].label for name in self.search.parameters.get("values", {})]
+        return [OPTIONS[name].label for name in self.search.varied]
 
     @property
     def curves(self) -> list[dict[str, Any]]:
@@ -142,14 +142,13 @@ def compare(search: Search) -> Comparison:
     finished = {pk for pk, run in runs.items() if run.state == Job.State.SUCCEEDED}
     eligible = finished or {pk for pk, run in runs.items() if run.is_active}
     chosen = next((pk for pk in order if pk in best and pk in eligible), None)
-    names = list(search.parameters.get("values", {}))
     standings = [
         Standing(
             run=runs[pk],
             place=place if pk in best else None,
             best=best.get(pk),
             is_best=pk == chosen,
-            options={name: runs[pk].configuration.get(name) for name in names},
+            options={name: runs[pk].configuration.get(name) for name in search.varied},
         )
         for place, pk in enumerate(order, start=1)
     ]

@@ -8,9 +8,6 @@ from typing import Any, Self
 from datasets.enhancement import STEPS as PREPROCESSING_STEPS
 from datasets.enhancement import ordered
 
-OPTIMIZERS = ("adamw", "adam", "sgd")
-SCHEDULES = ("cosine", "constant", "step", "plateau")
-BALANCES = ("weights", "sampling", "none")
 # Steps that a preparation can apply to the pixels beyond the usual; see datasets.enhancement.
 PREPROCESSING = tuple(PREPROCESSING_STEPS)
 
@@ -85,7 +82,7 @@ class Option:
             return ", ".join(PREPROCESSING_STEPS[step] for step in value) or "none"
         if self.is_switch:
             return "on" if value else "off"
-        return self.choices.get(value, str(value)) if self.choices else f"{value:g}"
+        return self.choices.get(value, str(value)) if self.choices else f"{value:.10g}"
 
     def check(self, value: Any) -> Any:
         """The value as the configuration keeps it. Raises ConfigurationError, which names the field."""
@@ -241,8 +238,6 @@ OPTIONS: dict[str, Option] = {
         ),
     )
 }  # fmt: skip
-# What people may choose beside a preset: everything.
-USER_OPTIONS = tuple(OPTIONS)
 AUGMENTATION = tuple(name for name, option in OPTIONS.items() if option.group == "Augmentation")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from .ml.architectures import ARCHITECTURES
+from .ml.stages import TRAINING_ENDS, TRAINING_STARTS
 
 GIB = 1024**3
 # TensorFlow itself, with Django, before the first network is built (measured: 0.65 GB).
@@ -25,8 +26,6 @@ AT_LEAST = 0.5
 FORWARD_SHARE = 1 / 3
 # From the click to the first step where nothing was measured yet.
 START_SECONDS = 20.0
-# The progress bar's shares of a run at which training starts and ends; see ml/fit.py.
-TRAINING_STARTS, TRAINING_ENDS = 0.02, 0.93
 STEADY_EPOCHS = 5
 
 

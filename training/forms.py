@@ -125,7 +125,7 @@ class RunForm(OptionsForm):
     )
 
     def __init__(self, *args: Any, user: Any, **kwargs: Any) -> None:
-        self.presets: dict[str, Preset] = SavedPreset.objects.select_related("team", "created_by").offered_to(user)
+        self.presets: dict[str, Preset] = SavedPreset.objects.offered_to(user)
         given = args[0] if args and args[0] is not None else kwargs.get("initial") or {}
         super().__init__(*args, base=self.preset(given.get("configuration")).configuration, **kwargs)
         datasets = Dataset.objects.visible_to(user).filter(state=Dataset.State.PRESENT)

@@ -1,5 +1,6 @@
 """A training as one follows it: time left, what its curves mean, its interruptions in words."""
 
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,11 +17,12 @@ from . import estimates
 from .configurations import Configuration
 from .hints import Hint, hints
 from .ml.architectures import ARCHITECTURES
-from .ml.stages import head_epochs
+from .ml.stages import FINE_TUNING, HEAD, TRAINING_ENDS, head_epochs
 from .models import EpochMetric, SpeedTest, TrainingQueue, TrainingRun
 
-HEAD = "head"
 SCRATCH = "scratch"
+# Phases in which no epoch is left, also when the training stopped early.
+AFTER_TRAINING = ("evaluating", "saving")
 # Measurements that are looked through for one of the same kind.
 LOOKED_AT = 20
 
@@ -128,6 +130,8 @@ def seconds_left(run: TrainingRun) -> float | None:
         evaluation = estimates.FORWARD_SHARE * everything / run.images_per_second
     else:
         evaluation = expected.evaluation if expected else 0.0
+    if run.phase in AFTER_TRAINING:
+        return evaluation * min((1 - run.progress) / (1 - TRAINING_ENDS), 1)
     # Epochs of the head cost next to nothing beside those that are still to come.
     done = estimates.epochs_done(run.progress, run.epochs, run.epoch, wanted.head_epochs)
     done = max(done, wanted.head_epochs)
@@ -210,11 +214,12 @@ def live_view(run: TrainingRun) -> dict[str, Any]:
         "run": run,
         "metrics": rows,
         "best": min(judged, key=lambda row: row.val_loss, default=None),
-        "stage": ("head" if run.epoch < head else "fine-tuning") if head else "",
+        "stage": (HEAD if run.epoch < head else FINE_TUNING) if head else "",
         "within_epoch": share if learning and run.epoch >= head else None,
         "hints": hints_of(run, rows),
         "remarks": remarks_of(run),
         "obstacle": obstacle_of(run),
         "resources": resources(),
+        "elsewhere": run.host if run.host != socket.gethostname() else "",
         "log": run.log_tail(),
     }

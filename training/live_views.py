@@ -77,11 +77,11 @@ def speed_test_start(request: HtmxHttpRequest) -> HttpResponse:
 @allow("training.view_speedtest")
 @require_GET
 def speed_test_detail(request: HtmxHttpRequest, pk: int) -> HttpResponse:
-    """The fragment that follows a test; the page that asked for it is told when the test has ended."""
+    """The fragment that follows a test; the page that asked for it is told when there is a result."""
     test = get_object_or_404(SpeedTest, pk=pk)
     template = "training/_speed_test.html" if request.htmx else "training/speed_test_detail.html"
     response = render(request, template, {"test": test})
-    if not test.is_active:
+    if test.state == test.State.SUCCEEDED:
         response["HX-Trigger"] = "measured"
     return response
 

@@ -111,7 +111,8 @@ def _explain(code: int | None, errors: IO[bytes]) -> JobError:
         return JobError("The process that timed the steps was killed, most likely for lack of memory.", SMALLER)
     errors.seek(0)
     last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+    why = last[0].removeprefix("CommandError: ").rstrip(".") if last else f"the process ended with status {code}"
     return JobError(
-        f"The steps could not be timed: {last[0] if last else f'the process ended with status {code}'}.",
+        f"The steps could not be timed: {why}.",
         "Tell an administrator; a training can be started without an estimate.",
     )

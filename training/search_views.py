@@ -195,8 +195,8 @@ def search_detail(request: HtmxHttpRequest, pk: int) -> HttpResponse:
 
 def base_options(search: Search) -> dict[str, Any]:
     """The options that all runs share."""
-    varied = search.parameters.get("values", {})
-    return {name: value for name, value in search.parameters.get("base", {}).items() if name not in varied}
+    base = search.parameters.get("base", {})
+    return {name: base[name] for name in OPTIONS if name in base and name not in search.varied}
 
 
 def curve_tables(comparison: Comparison) -> list[dict[str, Any]]:

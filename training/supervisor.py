@@ -38,6 +38,8 @@ RENEW_EVERY_SECONDS = 5.0
 # From the request to the end at most: the poll, then these two; below the promised 30 seconds.
 CANCEL_GRACE_SECONDS = 10.0
 TERMINATE_GRACE_SECONDS = 5.0
+# For a child that has no lease any more to end by itself.
+LOST_GRACE_SECONDS = 15.0
 # When the worker itself is to stop: time for a checkpoint, within what the watchdog allows.
 DRAIN_GRACE_SECONDS = 30.0
 # A process that used this share of all memory and was killed was most likely killed for that.
@@ -117,8 +119,9 @@ class _Watch:
             try:
                 self._look()
             except LeaseLost:
+                # The child has handed the run back, or finds by itself that it was taken away; either way it ends.
                 with suppress(subprocess.TimeoutExpired):
-                    self.child.wait(POLL_SECONDS * 5)
+                    self.child.wait(LOST_GRACE_SECONDS)
                 raise
             except OperationalError as error:
                 # The lease outlives two minutes without the database; the training need not end for a shorter pause.

@@ -18,7 +18,7 @@ from xrayplatform import audit
 from xrayplatform.access import allow
 from xrayplatform.audit import AuditEntry
 from xrayplatform.http import HtmxHttpRequest
-from xrayplatform.jobs import JobError
+from xrayplatform.jobs import JobError, reap
 
 from .advice import warnings_of
 from .configurations import AUGMENTATION, Configuration
@@ -142,6 +142,9 @@ def run_detail(request: HttpRequest, pk: int) -> HttpResponse:
 def run_status(request: HtmxHttpRequest, pk: int) -> HttpResponse:
     """What changes while a run goes on; asks for a full reload once, when the run has ended."""
     run = _run(request, pk)
+    # Where no worker is left to do it: a run that is to stop ends within the time that was promised.
+    if run.cancel_requested and run.is_active and reap():
+        run = _run(request, pk)
     response = render(request, "training/_run_status.html", live_view(run))
     if not run.is_active:
         response["HX-Refresh"] = "true"
@@ -174,7 +177,7 @@ def augmentation_preview(request: HtmxHttpRequest, pk: int) -> HttpResponse:
     preparation = get_object_or_404(
         Preparation.objects.visible_to(request.user).select_related("dataset__condition"), pk=pk
     )
-    presets = SavedPreset.objects.select_related("team", "created_by").offered_to(request.user)
+    presets = SavedPreset.objects.offered_to(request.user)
     chosen = presets.get(request.GET.get("configuration", "")) or presets["standard"]
     context = {"preparation": preparation, "presets": presets.items(), "chosen": chosen}
     context |= _shown(request, preparation, chosen.configuration)

@@ -237,8 +237,6 @@ class Job(models.Model):
         fields = {
             "state": self.State.QUEUED,
             "attempt": self.attempt + int(counted),
-            # Fresh: whoever still works for this attempt finds that the lease is gone.
-            "lease_token": uuid.uuid4(),
             "lease_until": None,
             "heartbeat_at": None,
             "pid": None,
@@ -246,7 +244,9 @@ class Job(models.Model):
             **fields,
         }
         with transaction.atomic():
-            if not self._held().filter(cancel_requested=False).update(**fields):
+            # A fresh token: whoever still works for this attempt finds that the lease is gone.
+            waiting = self._held().filter(cancel_requested=False)
+            if not waiting.update(lease_token=uuid.uuid4(), **fields):
                 self.end_cancelled()
                 return
             for name, value in fields.items():
@@ -375,8 +375,17 @@ def reap() -> int:
 def expire(pids: Collection[int]) -> int:
     """These processes of this host are known to be gone: what they ran need not wait until its lease is over."""
     past = timezone.now() - timedelta(seconds=1)
+    return sum(running.update(lease_until=past) for running in _run_by(pids))
+
+
+def any_of(pids: Collection[int]) -> bool:
+    """Whether one of these processes of this host runs a job."""
+    return any(running.exists() for running in _run_by(pids))
+
+
+def _run_by(pids: Collection[int]) -> list[models.QuerySet]:
     mine = {"state": Job.State.RUNNING, "host": socket.gethostname(), "pid__in": list(pids)}
-    return sum(model._base_manager.filter(**mine).update(lease_until=past) for model in job_models()) if pids else 0
+    return [model._base_manager.filter(**mine) for model in job_models()] if pids else []
 
 
 def resend_lost() -> None:

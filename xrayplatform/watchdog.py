@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from datetime import datetime
 from types import FrameType
 
@@ -37,6 +36,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 STABLE_AFTER_SECONDS = 300.0
 # For trainings to reach a checkpoint and for short tasks to end, before everything is killed.
 STOP_GRACE_SECONDS = 45.0
+IDLE_GRACE_SECONDS = 4.0
 TERMINATE_GRACE_SECONDS = 3.0
 
 
@@ -135,9 +135,19 @@ class Watchdog:
             return
         if self.child.poll() is None:
             self.child.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self.child.wait(STOP_GRACE_SECONDS)
+            self._await_end()
         stop_group(self.child, TERMINATE_GRACE_SECONDS)
+
+    def _await_end(self) -> None:
+        """Until the cluster has ended, or has no job to lose any more: a message that waits in it can hang its end."""
+        family = _Family(self.child.pid)
+        started = busy = time.monotonic()
+        while self.child.poll() is None and time.monotonic() - started < STOP_GRACE_SECONDS:
+            time.sleep(POLL_SECONDS)
+            if _have_jobs(family.alive()):
+                busy = time.monotonic()
+            if time.monotonic() - busy > IDLE_GRACE_SECONDS:
+                return
 
     def _close_lifeline(self) -> None:
         if self.lifeline is not None:
@@ -152,13 +162,16 @@ class _Family:
         self.leader = leader
         self.members: set[int] = set()
 
-    def deaths(self) -> set[int]:
-        """The numbers of those that are gone since the last call."""
+    def alive(self) -> set[int]:
         try:
             family = psutil.Process(self.leader).children(recursive=True)
         except psutil.Error:
-            family = []
-        alive = {process.pid for process in family if _lives(process)}
+            return set()
+        return {process.pid for process in family if _lives(process)}
+
+    def deaths(self) -> set[int]:
+        """The numbers of those that are gone since the last call."""
+        alive = self.alive()
         gone, self.members = self.members - alive, alive
         return gone
 
@@ -168,6 +181,15 @@ def _lives(process: psutil.Process) -> bool:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
+
+
+def _have_jobs(pids: set[int]) -> bool:
+    close_old_connections()
+    try:
+        return jobs.any_of(pids)
+    except DatabaseError:
+        # Not known, so it is assumed.
+        return True
 
 
 class _Signs:

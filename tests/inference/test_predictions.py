@@ -98,6 +98,16 @@ def test_a_dark_image_is_decided_the_other_way(version, send):
     assert Prediction.objects.get().decision == "NORMAL"
 
 
+def test_a_version_sees_new_images_with_the_preprocessing_of_its_training(chest, send, alice):
+    treatment = {"id": "grey-pad", "version": 2, "fit": "pad", "steps": ["crop_borders"]}
+    make_version(chest, preprocessing=treatment).activate(by=alice)
+    page = text(send(png(np.pad(BRIGHT, 16))))
+    prediction = Prediction.objects.get()
+    # Without the borders it is all bright; with them it would be half dark.
+    assert prediction.probabilities["PNEUMONIA"] == pytest.approx(bright_probability(220 / 255), abs=1e-4)
+    assert "Uniform dark or bright borders cropped" in page
+
+
 def test_the_threshold_of_the_version_decides(chest, send, alice):
     make_version(chest, threshold=0.999).activate(by=alice)
     send(png(BRIGHT))

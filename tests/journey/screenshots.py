@@ -40,6 +40,7 @@ EVERY = README | {
     "history": "/analysis/history/",
     "system": "/system/",
     "audit": "/audit/",
+    "notifications": "/notifications/",
     "tokens": "/tokens/",
     "guide": "/guide/",
     "missing": "/models/999/",

@@ -77,8 +77,8 @@ def test_from_scan_to_prediction(instance: Instance, page: Any) -> None:
 
     page.get_by_role("link", name=re.compile("Train a model")).first.click()
     accessible(page)
-    page.locator("summary").filter(has_text=re.compile("options", re.I)).first.click()
-    page.get_by_role("spinbutton", name="Epochs").fill("2")
+    page.locator("summary", has_text="Optimisation").click()
+    page.get_by_role("spinbutton", name="Epochs", exact=True).fill("2")
     page.get_by_role("spinbutton", name="Batch size").fill("8")
     page.get_by_role("button", name=re.compile("Train")).last.click()
     page.wait_for_url(re.compile(r"/training/runs/\d+/"))

@@ -39,7 +39,9 @@ def test_of_three_runs_the_best_after_two_epochs_trains_to_the_end(instance: Ins
     best = next(run for run in search["runs"] if run["state"] == "succeeded")
     assert (best["best"], best["epoch"], best["epochs"]) == (True, 4, 4)
     assert f"run {best['run']} (Custom_CNN" in search["conclusion"][0]
-    rival, winner = re.search(r"with a loss of ([\d.]+), where the best had ([\d.]+)", search["conclusion"][0]).groups()
+    rival, winner = re.search(
+        r"with a loss of (\d+\.\d+), where the best had (\d+\.\d+)", search["conclusion"][0]
+    ).groups()
     assert float(winner) <= float(rival)
     assert "looked at once" in search["conclusion"][-1]
     checkpoints = instance.models / "checkpoints"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 import requests
 
@@ -14,6 +15,7 @@ from tests.journey.instance import PASSWORD, Instance
 
 pytestmark = pytest.mark.slow
 CHEST = "CHEST/synthetic_chest_pneumonia"
+BEGUN = ("loading", "training")
 
 
 class Client:
@@ -113,37 +115,70 @@ def test_the_main_job_over_the_api_with_real_workers(instance: Instance, client:
     assert from_command["probabilities"] == pytest.approx(answer["probabilities"], abs=1e-6)
 
 
-def test_a_killed_training_process_is_explained(instance: Instance, client: Client, dataset: Any) -> None:
-    run_path = start_run(client, dataset, epochs=200, batch_size=8)
-    client.follow(run_path, lambda run: run["phase"] == "training")
+def child_pid(instance: Instance, number: str) -> int:
+    code = f"from training.models import TrainingRun; print(TrainingRun.objects.get(pk={number}).child_pid)"
+    return int(instance.python(code))
+
+
+def test_a_training_whose_process_is_killed_goes_on(instance: Instance, client: Client, dataset: Any) -> None:
+    run_path = start_run(client, dataset, epochs=8, batch_size=8)
+    client.follow(run_path, lambda run: run["epoch"] >= 1 or run["state"] == "succeeded")
     number = run_path.split("/")[1]
-    pid = instance.python(
-        f"from training.models import TrainingRun; print(TrainingRun.objects.get(pk={number}).child_pid)"
-    )
-    os.kill(int(pid), signal.SIGKILL)
+    os.kill(child_pid(instance, number), signal.SIGKILL)
+    run = client.ended(run_path)
+    assert run["state"] == "succeeded", run
+    assert run["attempt"] == 2
+    assert run["version"]
+
+
+def test_a_training_that_is_killed_three_times_is_explained(instance: Instance, client: Client, dataset: Any) -> None:
+    run_path = start_run(client, dataset, epochs=200, batch_size=8)
+    number = run_path.split("/")[1]
+    for attempt in (1, 2, 3):
+        client.follow(run_path, lambda run, attempt=attempt: run["attempt"] == attempt and run["phase"] in BEGUN)
+        os.kill(child_pid(instance, number), signal.SIGKILL)
+        client.follow(run_path, lambda run, attempt=attempt: run["attempt"] > attempt or run["state"] == "failed")
     run = client.ended(run_path)
     assert run["state"] == "failed"
-    assert "out of memory" in run["error"]
-    assert run["hint"]
+    assert "(3) The training process was killed." in run["error"]
+    assert "memory" in run["hint"]
     assert run["version"] is None
     for folder in ("checkpoints", "registry/.staging"):
         assert not list((instance.models / folder).glob(f"run-{number}*"))
 
 
-def test_a_training_whose_worker_died_is_found_by_the_reaper(instance: Instance, client: Client, dataset: Any) -> None:
+def test_a_training_whose_whole_queue_died_goes_on_when_it_is_back(
+    instance: Instance, client: Client, dataset: Any
+) -> None:
     run_path = start_run(client, dataset, epochs=200, batch_size=8)
     client.follow(run_path, lambda run: run["phase"] == "training")
-    # The whole training queue dies, as with a power cut of its host; its child must not go on unseen.
-    trainer = instance.processes.pop()
-    os.killpg(trainer.pid, signal.SIGKILL)
-    trainer.wait()
     number = run_path.split("/")[1]
+    child = child_pid(instance, number)
+    # As with a power cut of its host: the watchdog dies, and with it everything below; no child goes on unseen.
+    trainer = instance.processes.pop()
+    trainer.kill()
+    trainer.wait()
+    client.follow(run_path, lambda run: not psutil.pid_exists(child), seconds=10)
     instance.python(
         "from datetime import timedelta; from django.utils import timezone; from training.models import TrainingRun\n"
         f"TrainingRun.objects.filter(pk={number}).update(lease_until=timezone.now() - timedelta(seconds=1))"
     )
-    run = client.ended(run_path, seconds=150)
-    assert run["state"] == "failed"
-    assert "worker died" in run["error"]
+    run = client.follow(run_path, lambda run: run["attempt"] == 2)
+    assert "worker died" in run["message"]
     instance.start(web=False, worker=False)
-    assert client.ended(start_run(client, dataset, epochs=1, batch_size=8))["state"] == "succeeded"
+    client.follow(run_path, lambda run: run["state"] == "running")
+    client.post(f"{run_path}cancel/", 200)
+    assert client.ended(run_path, seconds=30)["state"] == "cancelled"
+
+
+def test_an_update_of_the_platform_costs_no_training(instance: Instance, client: Client, dataset: Any) -> None:
+    run_path = start_run(client, dataset, epochs=12, batch_size=8)
+    number = int(run_path.split("/")[1])
+    client.follow(run_path, lambda run: run["phase"] == "training")
+    drained = instance.command("drain", "--wait", "60")
+    assert drained["stopped"] == [number] and drained["running"] == []
+    run = client.get(run_path)
+    assert (run["state"], run["attempt"]) == ("queued", 1)
+    assert instance.command("drain", "--end")["waiting"] == 1
+    run = client.ended(run_path)
+    assert (run["state"], run["attempt"]) == ("succeeded", 1)

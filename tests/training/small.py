@@ -1,11 +1,15 @@
 """A dataset and a network that are small enough to be trained in a second."""
 
+from pathlib import Path
+
 import numpy as np
 
 from datasets.cache import SPLITS, PreparedData
+from training.ml.initial import InitialWeights
 from training.ml.runtime import keras
 
 SIZE = 32
+PRETRAINED = InitialWeights("imagenet", "published", path=Path("published.h5"))
 
 
 def make_data(count: int = 60, size: int = SIZE, missing: tuple[str, ...] = ()) -> PreparedData:
@@ -32,12 +36,16 @@ def make_data(count: int = 60, size: int = SIZE, missing: tuple[str, ...] = ()) 
 
 
 def build(name, *, image_size, classes, weights=None, dropout=0.0):
-    """A network that compiles in a moment, with everything whose state must survive: batch normalisation, dropout."""
+    """A network that compiles in a moment, with everything whose state must survive: batch normalisation, dropout.
+
+    With weights, whatever they are, its backbone is the same each time.
+    """
+    fixed = None if weights is None else 1
     radiograph = keras.Input((image_size, image_size, 1), name="radiograph")
     x = keras.layers.AveragePooling2D(8, name="small")(radiograph)
     x = keras.layers.Flatten(name="flat")(x)
-    x = keras.layers.Dense(6, name="deep")(x)
+    x = keras.layers.Dense(6, name="deep", kernel_initializer=keras.initializers.GlorotUniform(fixed))(x)
     x = keras.layers.BatchNormalization(name="normalization")(x)
-    x = keras.layers.Dense(4, name="hidden")(x)
+    x = keras.layers.Dense(4, name="hidden", kernel_initializer=keras.initializers.GlorotUniform(fixed))(x)
     x = keras.layers.Dropout(dropout, name="dropout")(x)
     return keras.Model(radiograph, keras.layers.Dense(classes, activation="softmax", name="head")(x), name=name)

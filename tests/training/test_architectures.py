@@ -1,6 +1,7 @@
 """The architectures: catalogue and graph agree, and each backbone sees the numbers it was made for."""
 
 import functools
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from registry.artifacts import ArtifactError
 from registry.openvino_runtime import load_openvino
 from training.ml import architectures
-from training.ml.architectures import ARCHITECTURES, Architecture, build, pretrained_weights
+from training.ml.architectures import ARCHITECTURES, Architecture, PublishedWeights, build
 from training.ml.backbones import IMAGENET_MEAN, IMAGENET_STD, SCALINGS, KerasBackbone
 from training.ml.export import assign_weights, to_openvino, weights_of
 from training.ml.runtime import keras
@@ -157,13 +158,12 @@ def test_weights_have_the_same_names_in_every_build(models, name):
 
 
 @pytest.mark.parametrize("name", quick_first(PRETRAINED, (*QUICK, "ConvNeXtTiny")))
-def test_published_weights_give_the_features_that_the_network_of_keras_gives(tmp_path, monkeypatch, name):
+def test_published_weights_give_the_features_that_the_network_of_keras_gives(tmp_path, name):
     theirs = keras_backbone(name)
     make_unlike(theirs)
-    save_as_published(theirs, tmp_path / ARCHITECTURES[name].pretrained.file_name)
-    monkeypatch.setattr(architectures, "_digest", lambda *args: ARCHITECTURES[name].pretrained.digest)
+    save_as_published(theirs, tmp_path / "notop.h5")
 
-    model = build(name, image_size=64, classes=2, weights=pretrained_weights(name, tmp_path))
+    model = build(name, image_size=64, classes=2, weights=tmp_path / "notop.h5")
 
     images = grey_images(2, 64)
     expected = np.asarray(theirs(preprocessed(name, np.repeat(images * 255, 3, axis=-1))))
@@ -247,25 +247,28 @@ def test_another_architecture_is_one_entry_of_the_catalogue(monkeypatch):
     assert model.count_params() == entry.parameters
 
 
-def test_absent_pretrained_weights_are_none(tmp_path):
-    assert pretrained_weights("ResNet50", tmp_path) is None
-    assert pretrained_weights("Custom_CNN", tmp_path) is None
+def test_a_published_file_is_absent_installed_or_damaged(tmp_path):
+    published = PublishedWeights("notop.h5", hashlib.sha256(b"weights").hexdigest(), "folder")
+    assert published.state(tmp_path / "no folder") == published.state(tmp_path) == "absent"
+    (tmp_path / "notop.h5").write_bytes(b"weights")
+    assert published.state(tmp_path) == "installed"
+    (tmp_path / "notop.h5").write_bytes(b"an error page of a proxy")
+    assert published.state(tmp_path) == "damaged"
+    (tmp_path / "notop.h5").unlink()
+    (tmp_path / "notop.h5").mkdir()
+    assert published.state(tmp_path) == "damaged"
 
 
-def test_a_file_of_the_right_name_but_the_wrong_content_is_not_taken(tmp_path):
-    (tmp_path / ARCHITECTURES["VGG16"].pretrained.file_name).write_bytes(b"an error page of a proxy")
-    assert pretrained_weights("VGG16", tmp_path) is None
-
-
-def test_a_pretrained_file_is_hashed_again_only_when_it_changed(tmp_path, monkeypatch):
-    path = tmp_path / ARCHITECTURES["VGG16"].pretrained.file_name
+def test_a_published_file_is_hashed_again_only_when_it_changed(tmp_path):
+    published = ARCHITECTURES["VGG16"].pretrained
+    path = tmp_path / published.file_name
     path.write_bytes(b"first")
     architectures._digest.cache_clear()
     for _ in range(3):
-        pretrained_weights("VGG16", tmp_path)
+        published.state(tmp_path)
     assert architectures._digest.cache_info().misses == 1
     path.write_bytes(b"second, longer")
-    pretrained_weights("VGG16", tmp_path)
+    published.state(tmp_path)
     assert architectures._digest.cache_info().misses == 2
 
 
@@ -316,7 +319,7 @@ def test_an_impossible_graph_is_refused_in_words(arguments, reason):
 
 def test_the_catalogue_is_read_without_loading_keras():
     code = (
-        "import sys, training.configurations, training.ml.architectures, registry.statistics, registry.artifacts, "
+        "import sys, training.configurations, training.ml.initial, registry.statistics, registry.artifacts, "
         "inference.engine; "
         "print(sorted({'keras', 'tensorflow', 'sklearn', 'openvino', 'django'} & set(sys.modules)))"
     )

@@ -76,6 +76,16 @@ def test_the_graph_holds_the_used_steps_only():
     assert operations() & costly == set()
     assert operations(rotation=5.0) & costly == {"ImageProjectiveTransformV3"}
     assert operations(contrast=0.2) & costly == {"Mean"}
+    assert operations(shift=0.1) & costly == {"BatchMatMulV2"}
+
+
+def test_without_rotation_the_resampling_is_the_same_in_its_cheaper_form():
+    pictures = images("noise", 48)
+    upright = drawn(shift=0.2, zoom=0.4, flip=True)
+    a, tx, d, ty = upright.transforms.T
+    nothing = np.zeros_like(a)
+    general = upright._replace(transforms=np.stack([a, nothing, tx, nothing, d, ty, nothing, nothing], axis=1))
+    np.testing.assert_allclose(in_graph(pictures, upright), in_graph(pictures, general), atol=WITHIN)
 
 
 def test_the_signature_is_that_of_what_is_drawn():

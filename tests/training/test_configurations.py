@@ -116,6 +116,7 @@ def test_the_default_of_every_option_is_allowed_and_has_words():
     assert OPTIONS["batch_size"].words(None) == "the architecture's own"
     assert OPTIONS["flip"].words(True) == "on" and OPTIONS["schedule"].words("step") == "In steps"
     assert OPTIONS["preprocessing"].words(()) == "none"
+    assert (OPTIONS["seed"].words(2**31 - 1), OPTIONS["learning_rate"].words(0.0005)) == ("2147483647", "0.0005")
 
 
 def test_every_strength_of_the_augmentation_is_an_option_of_its_group():

@@ -75,6 +75,46 @@ def test_class_weights_make_both_classes_count_the_same(data):
     assert (labels * weights[:, None]).sum(axis=0) == pytest.approx([5, 5])
 
 
+def test_a_batch_can_be_computed_without_those_before_it(data):
+    configuration = Configuration(seed=3, noise=0.1)
+    whole = batches(data, configuration, 6)
+    later = batches(data, configuration, 3, position=3 * 4)
+    for ours, theirs in zip(later, whole[3:], strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("balance", ["none", "sampling"])
+def test_the_order_is_the_same_in_batches_of_any_size(data, balance):
+    order = pipeline.Order(data.labels, seed=5, balanced=balance == "sampling")
+    whole = order.numbers(0, 60)
+    pieces = [order.numbers(position, size) for position, size in [(0, 16), (16, 16), (32, 7), (39, 1), (40, 20)]]
+    assert np.concatenate(pieces).tolist() == whole.tolist()
+
+
+def test_sampling_shows_every_class_equally_often_and_every_image_of_a_class_too(data):
+    order = pipeline.Order(data.labels, seed=5, balanced=True)
+    seen = np.bincount(order.numbers(0, 32), minlength=10)
+    # 16 of each class: 8 images twice, 2 images eight times.
+    assert seen.tolist() == [2] * 8 + [8] * 2
+
+
+def test_with_sampling_no_image_counts_more_than_another(data):
+    _, labels, weights = batches(data, STILL.with_options(balance="sampling"), 1, batch_size=10)[0]
+    assert weights.tolist() == [1] * 10
+    assert labels.sum(axis=0).tolist() == [5, 5]
+
+
+def test_features_come_in_the_order_of_their_images(data):
+    features = np.arange(20, dtype=np.float32).reshape(10, 2)
+    configuration = STILL.with_options(balance="weights")
+    feed = pipeline.feature_batches(features, data.labels, 2, configuration, batch_size=4, position=8)
+    for (one, one_labels, one_weights), (two, two_labels, two_weights) in zip(
+        feed.take(3), batches(data, configuration, 3, position=8), strict=True
+    ):
+        assert (np.asarray(one)[:, 0] / 2).tolist() == which(two)
+        assert np.array_equal(one_labels, two_labels) and np.array_equal(one_weights, two_weights)
+
+
 def test_an_epoch_is_one_pass_but_never_fewer_steps_than_the_minimum():
     assert pipeline.steps_per_epoch(1850, 32, 40) == 58
     assert pipeline.steps_per_epoch(84, 32, 40) == 40

@@ -1,19 +1,19 @@
 """One training, from prepared data to an evaluated network: what it reports, when it stops, what it hands over."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from datasets.cache import PreparedData
 from tests.training import small
-from tests.training.small import make_data
+from tests.training.small import PRETRAINED, make_data
 from training.configurations import PRESETS, Configuration
 from training.ml import architectures, callbacks, checkpoints, fit, schedules
+from training.ml.areas import AreaUnderCurve
 from training.ml.export import weights_of
 from training.ml.fit import Cancelled, TrainingFailed, train
-from training.ml.initial import InitialWeights
 from training.ml.runtime import tf
 from training.ml.stages import stages
 
@@ -80,6 +80,32 @@ def test_each_epoch_ends_with_all_its_figures(run):
         }  # fmt: skip
         assert all(math.isfinite(value) for value in report.metrics.values())
     assert [figures["epoch"] for figures in trained.history] == [1, 2]
+
+
+def test_progress_names_batch_size_speed_and_stage(run):
+    run(BRIEF.with_options(epochs=1))
+    last = run.reports[-1]
+    assert (last.batch_size, last.stage) == (8, "")
+    assert last.images_per_second > 0
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_area_under_the_curve_of_an_epoch_is_that_of_all_its_predictions(classes):
+    random = np.random.default_rng(classes)
+    labels = random.integers(0, classes, 200)
+    scores = random.normal(size=(200, classes)) * 4 + 3 * np.eye(classes)[labels]
+    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    area = AreaUnderCurve(classes)
+    for part in np.array_split(np.arange(200), 7):
+        area.update_state(np.eye(classes, dtype=np.float32)[labels[part]], probabilities[part].astype(np.float32))
+    expected = roc_auc_score(labels, probabilities[:, 1] if classes == 2 else probabilities, multi_class="ovr")
+    assert float(area.result()) == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_area_is_undefined_while_a_class_is_missing():
+    area = AreaUnderCurve(2)
+    area.update_state(np.array([[1.0, 0.0]], np.float32), np.array([[0.5, 0.5]], np.float32))
+    assert math.isnan(float(area.result()))
 
 
 def test_the_same_seed_trains_the_same_network(run):
@@ -273,11 +299,7 @@ def weights_before_and_after(run, monkeypatch, configuration):
         return model
 
     monkeypatch.setattr(architectures, "build", remember)
-    trained = run(
-        configuration,
-        architecture="ResNet50",
-        weights=InitialWeights("imagenet", "published", path=Path("published.h5")),
-    )
+    trained = run(configuration, architecture="ResNet50", weights=PRETRAINED)
     assert trained.initial_weights == "published"
     return before, weights_of(trained.model)
 

@@ -1,6 +1,7 @@
 """Successive halving: who is compared when, who goes on, who is stopped; and nothing blocks a search."""
 
 import math
+import random
 
 import pytest
 from django.utils import timezone
@@ -8,7 +9,7 @@ from django_q.models import OrmQ
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.factories import EpochMetricFactory, PreparationFactory, TrainingRunFactory, put_cache
+from tests.factories import PreparationFactory, TrainingRunFactory, put_cache
 from training.configurations import PRESETS
 from training.models import Search, TrainingRun
 from training.searching import ETAS, SMALLEST_RUNG, next_rung, places, plan, planned_epochs, ranking, rungs
@@ -103,7 +104,7 @@ def reach(run, epochs, loss):
 
 def end(run, state, loss=None):
     if loss is not None:
-        EpochMetricFactory(run=run, epoch=1, val_loss=loss)
+        run.metrics.update_or_create(epoch=1, defaults={"val_loss": loss})
     TrainingRun.objects.filter(pk=run.pk).update(state=state, finished_at=timezone.now())
 
 
@@ -300,3 +301,26 @@ def test_runs_too_short_to_be_divided_all_train_to_the_end(db):
     race = plan(["Custom_CNN"], PRESETS["quick"].configuration, {"seed": [1, 2]}, preset="quick", eta=3)
     search = Search.start(preparation.dataset, race, None)
     assert states(search) == [("queued", False, None)] * 2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_happens_to_its_runs_a_search_comes_to_an_end(search, seed):
+    """Runs get to their limit, fail, stop early or are cancelled; every third time nobody is there to decide."""
+    chance = random.Random(seed)
+    for step in range(60):
+        going = [run for run in runs_of(search) if run.is_active and not run.held]
+        if not going:
+            break
+        run = chance.choice(going)
+        outcome = chance.choice(["limit", "limit", "limit", "failed", "succeeded", "cancelled"])
+        if outcome == "limit" and run.epoch_limit:
+            reach(run, run.epoch_limit, chance.random())
+        else:
+            end(run, "succeeded" if outcome == "limit" else outcome, chance.random())
+        if step % 3:
+            search.decide()
+        elif not any(other.is_active and not other.held for other in runs_of(search)):
+            Search.objects.decide()
+        stopped = sum("Stopped by the search" in run.message for run in runs_of(search))
+        assert stopped < 9
+    assert not any(run.is_active for run in runs_of(search))

@@ -1,6 +1,7 @@
 """The page of a run while it goes on: progress, curves with their table, hints, interruptions, what holds it up."""
 
 import json
+import socket
 import uuid
 from datetime import timedelta
 from types import SimpleNamespace
@@ -10,8 +11,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from tests.factories import EpochMetricFactory, ModelVersionFactory, TrainingRunFactory
-from training import estimates, hints, live
+from training import estimates, hints
 from training.management.commands.train_run import Reporter
+from training.ml import stages
 from training.models import EpochMetric, TrainingQueue, TrainingRun
 from xrayplatform.system import WorkerSign
 
@@ -27,7 +29,7 @@ def logged_in(client, alice):
 @pytest.fixture
 def run(world):
     """Running, three of five epochs done, a quarter of the fourth too."""
-    done = estimates.TRAINING_STARTS + (estimates.TRAINING_ENDS - estimates.TRAINING_STARTS) * 3.25 / 5
+    done = stages.TRAINING_STARTS + (stages.TRAINING_ENDS - stages.TRAINING_STARTS) * 3.25 / 5
     run = TrainingRunFactory(
         preparation=world.preparation, state="running", phase="training", epoch=3, progress=done,
         batch_size=32, images_per_second=64.0, peak_memory=2**30,
@@ -60,6 +62,12 @@ def test_the_page_shows_progress_of_run_and_epoch_speed_and_time_left(logged_in,
         assert f"<dt>{label}</dt><dd>{figure}</dd>" in page
     assert "<dt>best validation loss (epoch 3)</dt><dd>0.500</dd>" in page
     assert "at most about 35 s left (less when it stops early)" in page
+
+
+def test_figures_of_another_machine_are_said_to_be_those(logged_in, run):
+    for host, told in ((socket.gethostname(), False), ("gpu-server", True)):
+        TrainingRun.objects.filter(pk=run.pk).update(host=host)
+        assert ("The training runs on" in page_of(logged_in, run)) == told
 
 
 def test_every_curve_has_its_numbers_in_the_table(logged_in, run):
@@ -214,9 +222,8 @@ def test_a_version_without_a_history_shows_no_empty_charts(logged_in, world):
 
 
 def test_the_head_counts_as_one_piece_of_work_in_the_progress():
-    whole = estimates.TRAINING_ENDS - estimates.TRAINING_STARTS
+    whole = stages.TRAINING_ENDS - stages.TRAINING_STARTS
     # Five epochs of the head and five others: six pieces.
-    third = estimates.TRAINING_STARTS + whole * 2 / 6
+    third = stages.TRAINING_STARTS + whole * 2 / 6
     assert estimates.epochs_done(third, 10, 5, head_epochs=5) == pytest.approx(6)
     assert estimates.epochs_done(third + whole * 0.5 / 6, 10, 6, head_epochs=5) == pytest.approx(6.5)
-    assert live.HEAD == "head"

@@ -1,8 +1,10 @@
 """What is said before a training starts: each check alone, the estimate, and the fragment of the form."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
+from django.core.management import call_command
 from django.urls import reverse
 
 from tests.factories import DatasetFactory, TrainingRunFactory
@@ -180,6 +182,15 @@ def test_the_measure_button_queues_a_test_whose_fragment_follows_it(logged_in, m
     assert "Speed test" in logged_in.get(url).content.decode(), "it is a page too"
 
 
+def test_a_measurement_that_failed_stays_on_the_page_with_its_reason(logged_in, machine):
+    test = SpeedTest.objects.create(
+        architecture="VGG16", image_size=64, batch_size=8, state="failed", error="The memory ran out.", hint="Less."
+    )
+    answer = logged_in.get(reverse("training:speed-test-detail", args=[test.pk]), headers=HTMX)
+    assert "HX-Trigger" not in answer, "asking again would wipe the reason away"
+    assert "The memory ran out." in answer.content.decode()
+
+
 def test_what_cannot_be_measured_is_refused(logged_in, machine):
     url = reverse("training:speed-test-start")
     assert logged_in.post(url, {"architecture": "GPT"}, headers=HTMX).status_code == 400
@@ -187,6 +198,20 @@ def test_what_cannot_be_measured_is_refused(logged_in, machine):
     refused = logged_in.post(url, {"architecture": "VGG16", "image_size": 224, "batch_size": 512}, headers=HTMX)
     assert refused.status_code == 409 and "Not enough memory" in refused.content.decode()
     assert not SpeedTest.objects.exists()
+
+
+def test_the_command_line_asks_for_the_same(world, machine, capsys):
+    measured()
+    call_command("train", world.dataset.name, "--check", "--json")
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["can_start"] and answer["seconds"]["epoch"] == pytest.approx(20.2)
+    call_command("train", world.dataset.name, "--check")
+    shown = capsys.readouterr().out
+    assert "ok       Dataset: Prepared" in shown and "time     at most 1 min 53 s, measured on" in shown
+    with pytest.raises(SystemExit):
+        call_command("train", DatasetFactory().name, "--check")
+    assert "problem  Dataset: Dataset not prepared" in capsys.readouterr().out
+    assert TrainingRun.objects.count() == 1
 
 
 def test_programs_ask_for_the_same(logged_in, world, machine):

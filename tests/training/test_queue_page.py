@@ -204,6 +204,15 @@ def test_an_estimate_is_shown_no_more_precisely_than_it_is(seconds, words):
     assert roughly(seconds) == words
 
 
+def test_the_dashboard_shows_the_next_runs_and_how_many_more_there_are(waiting, world, alice, client):
+    for _ in range(7):
+        TrainingRunFactory(preparation=world.preparation)
+    client.force_login(alice)
+    page = text(client.get("/"))
+    assert "5 more in the queue" in page
+    assert page.count("Progress of the training") == 5
+
+
 # -- Changing it
 
 

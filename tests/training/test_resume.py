@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.training import small
+from tests.training.small import PRETRAINED
 from training.configurations import Configuration
 from training.ml import architectures, callbacks, checkpoints
 from training.ml.control import Cancelled, Paused, Stop, TrainingFailed
@@ -17,7 +18,6 @@ from training.ml.runtime import tf
 
 # 36 training images: 5 steps of 8 an epoch, then 2 batches of validation.
 BRIEF = Configuration(epochs=4, batch_size=8, minimum_steps=3, early_stopping_patience=50, dropout=0.3, seed=7)
-PRETRAINED = InitialWeights("imagenet", "published", path=Path("published.h5"))
 SCHEDULES = [
     {"schedule": "cosine", "optimizer": "adamw"},
     {"schedule": "constant", "optimizer": "sgd", "balance": "sampling"},

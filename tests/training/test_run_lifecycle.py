@@ -2,11 +2,13 @@
 
 import subprocess
 import uuid
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
+from django.urls import reverse
 from django.utils import timezone
 
 from tests.factories import DatasetFactory, PreparationFactory, put_cache
@@ -84,6 +86,7 @@ def child(monkeypatch):
         "POLL_SECONDS": 0.02,
         "RENEW_EVERY_SECONDS": 0.05,
         "DRAIN_GRACE_SECONDS": 2,
+        "LOST_GRACE_SECONDS": 0.5,
         "CANCEL_GRACE_SECONDS": 0.2,
         "TERMINATE_GRACE_SECONDS": 0.5,
     }.items():
@@ -333,6 +336,16 @@ def test_the_lease_is_renewed_and_memory_and_signs_of_life_are_noted(run, child,
     assert set(renewed) == {started[0].pid}
     assert run.peak_memory > 0
     assert WorkerSign.objects.filter(cluster="train").exists()
+
+
+def test_the_page_that_follows_a_run_ends_it_when_nobody_is_left_to_do_so(run, client, alice):
+    run.claim(1)
+    assert TrainingRun.objects.get(pk=run.pk).request_cancel(alice)
+    TrainingRun.objects.update(heartbeat_at=timezone.now() - timedelta(seconds=21))
+    client.force_login(alice)
+    assert client.get(reverse("training:run-status", args=[run.pk]))["HX-Refresh"] == "true"
+    run.refresh_from_db()
+    assert run.state == "cancelled"
 
 
 def test_a_cancelled_child_that_does_not_stop_by_itself_is_stopped(run, child, alice):

@@ -16,12 +16,14 @@ from training import benchmarks
 from training.configurations import Configuration
 from xrayplatform.benchmarks import SANDBOX, BenchmarkFailed, known
 
-# Tells of an epoch every tenth of a second, five times, and then waits.
+# Computes for a tenth of a second, tells of an epoch, five times, and then waits.
 COUNTS = """
 import json, sys, time
 print("Found 2 files.", flush=True)
 for epoch in range(1, 6):
-    time.sleep(0.1)
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
     print(json.dumps({"event": "epoch", "epoch": epoch, "val_auc": epoch / 5}), flush=True)
 sys.stdin.read()
 """
@@ -56,15 +58,29 @@ def test_a_folder_that_is_not_there_is_named():
 def test_a_training_is_halted_between_its_turns_and_that_time_does_not_count(stand_in):
     with ExitStack() as stack:
         turns = benchmarks._Turns(stand_in(COUNTS), 100, stack)
+        began = time.perf_counter()
         for _ in range(2):
             before = turns.training.epochs_done()
             time.sleep(0.5)
             assert turns.training.epochs_done() == before
-            turns.go_on()
+            assert turns.go_on()
             assert turns.training.epochs_done() == before + 1
-    # Both epochs together took less than one of the pauses between them.
-    assert sum(turns.epochs) < 0.5
+        paused = time.perf_counter() - began - sum(turns.epochs)
+    assert paused > 0.95
     assert turns.rates == [100 / seconds for seconds in turns.epochs]
+
+
+def test_an_epoch_may_take_several_turns(stand_in, monkeypatch):
+    monkeypatch.setattr(benchmarks, "TURN_SECONDS", 0.02)
+    with ExitStack() as stack:
+        turns = benchmarks._Turns(stand_in(COUNTS), 100, stack)
+        began, turned = time.perf_counter(), 1
+        while not turns.go_on():
+            turned += 1
+            time.sleep(0.1)
+        paused = time.perf_counter() - began - turns.epochs[0]
+    assert turned >= 3
+    assert paused > 0.1 * (turned - 1) - 0.05
 
 
 def test_the_time_to_a_target_is_that_of_the_epochs_so_far(stand_in):

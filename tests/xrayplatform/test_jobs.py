@@ -18,6 +18,7 @@ from training.models import TrainingRun
 from xrayplatform import audit, jobs
 from xrayplatform.audit import AuditEntry
 from xrayplatform.jobs import JobCancelled, JobError, LeaseLost
+from xrayplatform.system import WorkerSign
 
 pytestmark = pytest.mark.django_db
 
@@ -118,6 +119,26 @@ def test_renewing_prolongs_the_lease(claimed):
     row = fresh(claimed)
     assert row.lease_until > timezone.now() + timedelta(seconds=100)
     assert row.progress == 0.5
+
+
+@pytest.mark.parametrize("in_worker", [True, False])
+def test_a_worker_that_is_busy_with_one_job_gives_signs_of_life_by_it_and_a_command_does_not(
+    claimed, monkeypatch, in_worker
+):
+    monkeypatch.setattr(jobs, "_signed", {})
+    monkeypatch.setattr(jobs.multiprocessing, "parent_process", lambda: object() if in_worker else None)
+    claimed.renew()
+    assert WorkerSign.objects.filter(cluster="xray").exists() == in_worker
+
+
+def test_signs_of_life_are_not_left_with_every_report(claimed, monkeypatch):
+    left = []
+    monkeypatch.setattr(jobs, "_signed", {})
+    monkeypatch.setattr(jobs.multiprocessing, "parent_process", object)
+    monkeypatch.setattr(WorkerSign, "leave", left.append)
+    for _ in range(5):
+        claimed.renew()
+    assert left == ["xray"]
 
 
 def test_progress_is_written_at_most_once_a_second(claimed, monkeypatch):

@@ -4,6 +4,7 @@ import shutil
 from collections import namedtuple
 from datetime import timedelta
 
+import psutil
 import pytest
 from django.urls import reverse
 from django.utils import timezone
@@ -14,6 +15,7 @@ from xrayplatform import system, tasks
 from xrayplatform.system import GIB, NotEnoughDisk, WorkerSign
 
 Usage = namedtuple("Usage", "total used free")
+Memory = namedtuple("Memory", "total")
 
 
 @pytest.fixture
@@ -51,6 +53,41 @@ def test_the_machine_is_told_in_bytes_and_percent(db):
     assert 0 < resources.disk_free < resources.disk_total
     assert 0 <= resources.cpu_percent <= 100
     assert resources.cpu_count >= 1
+
+
+# -- Memory
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("vmstat", "pgfault 12\noom_kill 3\n"),
+        ("memory.events", "low 0\noom 5\noom_kill 3\noom_group_kill 0\n"),
+        ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"),
+    ],
+)
+def test_what_the_kernel_killed_for_lack_of_memory_is_counted(monkeypatch, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    monkeypatch.setattr(system, "OOM_COUNTERS", (tmp_path / name, tmp_path / "not-there"))
+    monkeypatch.setattr(system, "_own_group", lambda name: [])
+    assert system.oom_kills() == 3
+
+
+def test_the_counters_of_this_machine_can_be_read():
+    assert system.oom_kills() >= 0
+    assert 0 < system.memory_limit() <= psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(("text", "limit"), [("max\n", 16 * GIB), (f"{2 * GIB}\n", 2 * GIB), (str(1 << 62), 16 * GIB)])
+def test_a_container_may_have_less_memory_than_the_machine(monkeypatch, tmp_path, text, limit):
+    (tmp_path / "memory.max").write_text(text)
+    monkeypatch.setattr(system, "MEMORY_LIMITS", (tmp_path / "memory.max",))
+    monkeypatch.setattr(system, "_own_group", lambda name: [])
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(16 * GIB))
+    assert system.memory_limit() == limit
+
+
+# -- Queues
 
 
 def queues():

@@ -36,6 +36,7 @@ def impatient(monkeypatch):
         "CHECK_EVERY_SECONDS": 0.05,
         "LONGEST_PAUSE_SECONDS": 0.05,
         "STOP_GRACE_SECONDS": 2.0,
+        "IDLE_GRACE_SECONDS": 0.3,
         "TERMINATE_GRACE_SECONDS": 0.3,
     }.items():
         monkeypatch.setattr(watchdog, name, seconds)
@@ -220,11 +221,23 @@ def test_a_queue_that_stops_tells_its_workers_so(tmp_path):
     assert dog.child.returncode == 0
 
 
-def test_a_cluster_that_does_not_stop_in_time_is_ended(monkeypatch):
-    monkeypatch.setattr(watchdog, "STOP_GRACE_SECONDS", 0.2)
-    dog = Observed("trap '' TERM; while :; do sleep 1; done")
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_cluster_that_does_not_stop_is_ended_soon_when_it_has_no_job_to_lose(tmp_path, busy):
+    number = tmp_path / "pid"
+    run = TrainingRunFactory()
+    run.claim(1)
+
+    class Claiming(Observed):
+        def _await_end(self):
+            type(run).objects.update(pid=int(number.read_text()) if busy else 1)
+            started = time.monotonic()
+            super()._await_end()
+            self.waited = time.monotonic() - started
+
+    dog = Claiming(f"sleep 60 & echo $! > {number}; trap '' TERM; while :; do sleep 1; done")
     dog.run()
     assert dog.child.returncode == -9
+    assert (dog.waited >= 2.0) == busy
     assert not restarts().exists()
 
 

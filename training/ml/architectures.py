@@ -53,13 +53,16 @@ class PublishedWeights:
         return {"md5": "MD5", "sha256": "SHA-256"}[self.algorithm]
 
     def state(self, folder: Path) -> str:
-        """Of the file in `folder`: "installed", "damaged" (not byte for byte the published one) or "absent"."""
+        """Of the file in `folder`: "installed", "absent", or "damaged": not byte for byte the published one."""
         path = folder / self.file_name
         try:
             found = path.stat()
-        except OSError:
+            digest = _digest(path, self.algorithm, found.st_size, found.st_mtime_ns)
+        except FileNotFoundError:
             return "absent"
-        digest = _digest(path, self.algorithm, found.st_size, found.st_mtime_ns)
+        except OSError:
+            # Not readable for this user, or no file at all.
+            return "damaged"
         return "installed" if digest == self.digest else "damaged"
 
 
@@ -245,14 +248,6 @@ def architecture(architecture_id: str) -> Architecture:
     except KeyError:
         known = ", ".join(ARCHITECTURES)
         raise ValueError(f"There is no architecture {architecture_id!r}; there are {known}.") from None
-
-
-def pretrained_weights(architecture_id: str, folder: Path) -> Path | None:
-    """The published weights file in `folder`, or None when it is absent or not byte for byte the published one."""
-    published = architecture(architecture_id).pretrained
-    if published is None:
-        return None
-    return folder / published.file_name if published.state(folder) == "installed" else None
 
 
 @lru_cache(maxsize=64)

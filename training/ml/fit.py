@@ -67,9 +67,11 @@ def train(
     Raises Cancelled and Paused when that was asked for, and TrainingFailed, with a hint, when the training cannot go
     on.
     """
+    started = time.monotonic()
     report(Progress("loading", 0.0, 0, configuration.epochs))
     _check(data)
     run = _prepare(data, architecture_id, configuration, weights, work_dir, report, should_stop, epoch_limit, strategy)
+    run.started = started
     checkpoint = _resume(run, batch_size)
     for stage in run.stages:
         if run.epoch < stage.last and not run.stopped_early:
@@ -277,11 +279,13 @@ def _head(run: Run) -> Learner:
 
 
 def _features(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    run.say(f"The features of {len(rows)} images are computed once; the head learns from them.")
+    if not run.epoch:
+        run.tell_features(0.0, f"The features of {len(rows)} images are computed once; the head learns from them.")
 
     def between(share: float) -> None:
         run.stop_if_asked()
-        run.tell_features(share)
+        if not run.epoch:
+            run.tell_features(share)
 
     try:
         return run.batches.sparing(lambda size: run.features.compute(run.model, run.data, rows, size, between))

@@ -108,7 +108,10 @@ def advice(entry: Architecture) -> str:
 
 def _missing(entry: Architecture, state: str) -> str:
     if state == "damaged":
-        return f"The file with the ImageNet weights of {entry.name} is damaged: it is not the one that Keras publishes."
+        return (
+            f"The file with the ImageNet weights of {entry.name} is damaged: it is not the one that Keras publishes, "
+            "or cannot be read."
+        )
     return f"The ImageNet weights of {entry.name} are not installed."
 
 

@@ -13,10 +13,12 @@ _NOT_DECAYED = ["gamma", "beta", "bias"]
 class _Shares:
     """Mixed into an optimizer: each variable learns, and decays, with its own share of the learning rate.
 
-    shares: one number a trainable variable, in their order; None: 1 for all.
+    shares: one number a trainable variable, in their order; None: 1 for all. whole_decay: the weight decay where the
+    share is 1.
     """
 
     shares: Sequence[float] | None = None
+    whole_decay: float | None = None
 
     def _share(self: Any, variable: Any) -> float:
         return 1.0 if self.shares is None else self.shares[self._get_variable_index(variable)]
@@ -25,17 +27,19 @@ class _Shares:
         super().update_step(gradient, variable, learning_rate * self._share(variable))  # type: ignore[misc]
 
     def _apply_weight_decay(self: Any, variables: Sequence[Any]) -> None:
-        """Keras multiplies with the rate of the whole here, which is why the decay takes the share."""
-        decay = self.weight_decay
-        if decay is None:
+        """Keras multiplies with the rate of the whole here, which is why the decay takes the share.
+
+        With several devices a thread each is here at once, and each sets the same: nothing is computed from what
+        another one set.
+        """
+        if self.whole_decay is None:
             return
         by_share: dict[float, list[Any]] = {}
         for variable in variables:
             by_share.setdefault(self._share(variable), []).append(variable)
         for share, own in by_share.items():
-            self.weight_decay = decay * share
+            self.weight_decay = self.whole_decay * share
             super()._apply_weight_decay(own)  # type: ignore[misc]
-        self.weight_decay = decay
 
 
 class SGD(_Shares, keras.optimizers.SGD):  # type: ignore[misc]
@@ -60,5 +64,6 @@ def create(configuration: Configuration, rate: float, shares: Sequence[float] | 
     else:
         optimizer = AdamW(rate, weight_decay=decay)
     optimizer.exclude_from_weight_decay(var_names=_NOT_DECAYED)
+    optimizer.whole_decay = optimizer.weight_decay
     optimizer.shares = None if shares is None else tuple(shares)
     return optimizer

@@ -140,10 +140,10 @@ class Run:
             Progress(phase, fraction, epoch, epochs, metrics, message, size, self.images_per_second, self.stage)
         )
 
-    def tell_features(self, share: float) -> None:
+    def tell_features(self, share: float, message: str = "") -> None:
         """Report that a share of the features is computed that the head learns from."""
         fraction = TRAINING_STARTS + (TRAINING_ENDS - TRAINING_STARTS) * _FEATURES_SHARE * share / self._works
-        self._report("training", fraction, 1, None, "")
+        self._report("training", fraction, 1, None, message)
 
     def _share(self, done: float) -> float:
         """Of all the work, when so many epochs are done."""

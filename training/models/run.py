@@ -260,7 +260,7 @@ class TrainingRun(Job):
     def requeue(self, reason: str, *, counted: bool = True, **fields: Any) -> None:
         """As for every job; why is kept in `interruptions`."""
         interruptions = [*self.interruptions, self._interruption(reason, counted)]
-        own = {"interruptions": interruptions, "drain_requested": False, "child_pid": None}
+        own = {"interruptions": interruptions, "drain_requested": False, "child_pid": None, "phase": ""}
         super().requeue(reason, counted=counted, **(own | fields))
 
     def pause(self, epoch: int) -> None:

@@ -16,7 +16,8 @@ from ..configurations import OPTIONS, PRESETS, SAVED, Configuration, Configurati
 class SavedPresetQuerySet(TeamScopedQuerySet):
     def offered_to(self, actor: Any) -> dict[str, Preset]:
         """Every configuration that the actor may choose, by what it is chosen with: "quick", "saved:12"."""
-        saved = [preset.as_preset() for preset in self.seen_by(actor) if not preset.complaint]
+        shared = self.seen_by(actor).select_related("team", "created_by")
+        saved = [preset.as_preset() for preset in shared if not preset.complaint]
         return PRESETS | {preset.id: preset for preset in saved}
 
     def chosen(self, key: str, actor: Any) -> Preset:

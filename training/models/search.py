@@ -136,6 +136,11 @@ class Search(models.Model):
     def _lock(self) -> None:
         Search.objects.select_for_update().get(pk=self.pk)
 
+    @property
+    def varied(self) -> list[str]:
+        """The options that differ between the runs, in their usual order: PostgreSQL keeps none in JSON."""
+        return [name for name in OPTIONS if name in self.parameters.get("values", {})]
+
     # -- Successive halving
 
     @property

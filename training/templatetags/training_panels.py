@@ -22,8 +22,13 @@ def _runs(context: template.Context) -> TrainingRunQuerySet:
 @register.inclusion_tag("training/_panel.html", takes_context=True)
 def training_panel(context: template.Context) -> dict[str, Any]:
     runs = _runs(context)
+    active = list(runs.filter(state=TrainingRun.State.RUNNING))
+    # A search can put sixty into the queue.
+    waiting = runs.filter(state=TrainingRun.State.QUEUED).order_by("held", "-priority", "pk")
+    shown = [*active, *waiting[:SHOWN]]
     return {
-        "active": runs.filter(state__in=TrainingRun.ACTIVE),
+        "active": shown,
+        "more": len(active) + waiting.count() - len(shown),
         "ended": runs.exclude(state__in=TrainingRun.ACTIVE)[:SHOWN],
     }
 

@@ -7,10 +7,11 @@ from argparse import ArgumentParser
 from typing import Any
 
 import psutil
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from training.measuring import PARENT_VARIABLE
 from training.ml.architectures import ARCHITECTURES
+from training.ml.control import TrainingFailed
 from xrayplatform.processes import die_with_parent
 
 
@@ -30,13 +31,16 @@ class Command(BaseCommand):
 
         # The start of a training has the loading of Python, Django and TensorFlow in it too.
         loading = time.time() - psutil.Process().create_time()
-        timing = timed_steps(
-            options["architecture"],
-            image_size=options["image_size"],
-            classes=2,
-            batch_size=options["batch_size"],
-            fine_tuning=options["fine_tuning"],
-        )
+        try:
+            timing = timed_steps(
+                options["architecture"],
+                image_size=options["image_size"],
+                classes=2,
+                batch_size=options["batch_size"],
+                fine_tuning=options["fine_tuning"],
+            )
+        except TrainingFailed as error:
+            raise CommandError(f"{error} {error.hint}") from error
         result = {
             "step_seconds": timing.step_seconds,
             "prediction_seconds": timing.prediction_seconds,

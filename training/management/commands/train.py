@@ -12,13 +12,15 @@ from datasets.models import Dataset
 from registry.models import ModelVersion
 from training.advice import warnings_of
 from training.arguments import add_options, given_options
-from training.configurations import ConfigurationError
+from training.configurations import Configuration, ConfigurationError, Preset
 from training.ml.architectures import ARCHITECTURES
 from training.models import SavedPreset, TrainingQueue, TrainingRun
+from training.preflight import preflight
 from training.tasks import train_here
 from xrayplatform.commands import PlatformCommand
 from xrayplatform.jobs import Job, JobError, reap
 from xrayplatform.system import queue_is_alive
+from xrayplatform.templatetags.platform_tags import duration
 
 # A training worker that is alive and idle takes a message within its poll of one second.
 WORKER_TAKES_WITHIN_SECONDS = 8.0
@@ -43,10 +45,13 @@ class Command(PlatformCommand):
             "--initial-version", metavar="CONDITION:NUMBER", help="start from the weights of this version"
         )
         add_options(parser)
+        parser.add_argument("--check", action="store_true", help="start nothing; say whether it could, and how long")
         parser.add_argument("--wait", action="store_true", help="until it has ended; runs it here if no worker does")
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
         start = time.monotonic()
+        if options["check"]:
+            return self._check(options)
         run = self._create(options)
         for warning in warnings_of(run.configuration, run.preparation.dataset.condition):
             self.tell(warning)
@@ -59,26 +64,33 @@ class Command(PlatformCommand):
         return result
 
     def _create(self, options: dict[str, Any]) -> TrainingRun:
+        by, preset, wanted = self._wanted(options)
+        try:
+            with transaction.atomic():
+                run = TrainingRun.create(*wanted, by, preset=preset.recorded, **_initial(options, by))
+                run.enqueue()
+        except JobError as error:
+            raise CommandError(f"{error} {error.hint}") from error
+        return run
+
+    def _check(self, options: dict[str, Any]) -> dict[str, Any]:
+        by, _, wanted = self._wanted(options)
+        found = preflight(*wanted, by, **_initial(options, by)).to_json()
+        return found if found["can_start"] else found | {"failed": True}
+
+    def _wanted(self, options: dict[str, Any]) -> tuple[Any, Preset, tuple[Dataset, str, Configuration]]:
+        """Who asks, with which preset, and what is to be trained: dataset, architecture, configuration."""
         by = self.actor(options)
         datasets = Dataset.objects.seen_by(by)
         try:
             preset = SavedPreset.objects.chosen(options["configuration"], by)
             configuration = preset.configuration.with_options(**given_options(options))
-            with transaction.atomic():
-                run = TrainingRun.create(
-                    datasets.named(options["name"]),
-                    options["architecture"],
-                    configuration,
-                    by,
-                    preset=preset.recorded,
-                    **_initial(options, by),
-                )
-                run.enqueue()
+            dataset = datasets.named(options["name"])
         except ConfigurationError as error:
             raise CommandError(str(error)) from error
         except JobError as error:
             raise CommandError(f"{error} {error.hint}") from error
-        return run
+        return by, preset, (dataset, options["architecture"], configuration)
 
     def _wait(self, run: TrainingRun) -> None:
         """Until the run has ended. If no worker takes it and none is busy with another, run it in this process."""
@@ -101,6 +113,9 @@ class Command(PlatformCommand):
                 told = run.message
 
     def show(self, result: dict[str, Any]) -> None:
+        if "checks" in result:
+            self._show_checks(result)
+            return
         self.stdout.write(f"Run {result['run']}: {result['state']}")
         if result["version"] is not None:
             metrics = result["metrics"]
@@ -110,6 +125,13 @@ class Command(PlatformCommand):
                 self.stdout.write(f"  {name:10} {'not available' if value is None else f'{value:.3f}'}")
         elif result.get("failed"):
             self.stderr.write(f"{result['error']} {result['hint']}")
+
+    def _show_checks(self, result: dict[str, Any]) -> None:
+        for check in result["checks"]:
+            self.stdout.write(f"{check['level']:8} {check['name']}: {check['text']} {check['advice']}".rstrip())
+        seconds = result["seconds"]
+        words = f"at most {duration(seconds['total'])}, {result['source']}" if seconds else "not known; see speed_test"
+        self.stdout.write(f"{'time':8} {words}")
 
 
 def _initial(options: dict[str, Any], by: Any) -> dict[str, Any]:
