@@ -12,16 +12,14 @@ from .ml.architectures import ARCHITECTURES
 from .ml.stages import TRAINING_ENDS, TRAINING_STARTS
 
 GIB = 1024**3
-# TensorFlow itself, with Django, before the first network is built (measured: 0.65 GB).
-PROCESS_BYTES = 0.7 * GIB
+# TensorFlow itself, with Django and a graph (measured: 0.65 GB before the first network is built).
+PROCESS_BYTES, LEAST_PROCESS_BYTES = 0.8 * GIB, 0.6 * GIB
 # Weights, gradients and the two moments of Adam, and what copies of them exist for a moment.
-COPIES_OF_WEIGHTS = 6
+COPIES_OF_WEIGHTS, LEAST_COPIES = 6, 3
 BYTES_PER_PARAMETER = 4
-# Bytes of activations and gradients a pixel of the batch, by the architecture's class of memory; measured on a
-# processor at 224 pixels (Custom_CNN 0.1 kB, EfficientNetB0 3.7 kB), with some air.
-BYTES_PER_PIXEL = {"low": 500, "medium": 4500, "high": 6000}
-# Share of the estimate below which no network of the class has stayed: less memory than that is hopeless.
-AT_LEAST = 0.5
+# Bytes of activations and gradients a pixel of the batch, by the architecture's class of memory: what no network of the
+# class stayed below, and what suffices for each; measured on a processor at 224 pixels.
+BYTES_PER_PIXEL = {"low": (50, 1100), "medium": (2500, 4500), "high": (2000, 6000)}
 # A step with its backward pass costs about three forward passes.
 FORWARD_SHARE = 1 / 3
 # From the click to the first step where nothing was measured yet.
@@ -101,9 +99,13 @@ def memory(architecture: str, image_size: int, batch_size: int, measured: int | 
     entry = ARCHITECTURES[architecture]
     if measured:
         return Memory(measured, round(0.9 * measured))
-    weights = COPIES_OF_WEIGHTS * BYTES_PER_PARAMETER * entry.parameters
-    batch = batch_size * image_size**2 * BYTES_PER_PIXEL.get(entry.memory, BYTES_PER_PIXEL["high"])
-    return Memory(round(PROCESS_BYTES + weights + batch), round(AT_LEAST * (PROCESS_BYTES + weights + batch)))
+    weights = BYTES_PER_PARAMETER * entry.parameters
+    pixels = batch_size * image_size**2
+    low, high = BYTES_PER_PIXEL.get(entry.memory, BYTES_PER_PIXEL["high"])
+    return Memory(
+        round(PROCESS_BYTES + COPIES_OF_WEIGHTS * weights + high * pixels),
+        round(LEAST_PROCESS_BYTES + LEAST_COPIES * weights + low * pixels),
+    )
 
 
 def largest_batch(architecture: str, image_size: int, available: float) -> int:

@@ -33,7 +33,7 @@ __all__ = ["LEASE_VARIABLE", "PARENT_VARIABLE", "die_with_parent", "supervise"]
 
 logger = logging.getLogger(__name__)
 PARENT_VARIABLE = "TRAINING_SUPERVISOR_PID"
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.5
 RENEW_EVERY_SECONDS = 5.0
 # From the request to the end at most: the poll, then these two; below the promised 30 seconds.
 CANCEL_GRACE_SECONDS = 10.0

@@ -5,6 +5,7 @@ died stops renewing its lease and is found by `reap`, and every write of a runni
 a worker that was thought dead cannot overwrite what came after it.
 """
 
+import logging
 import multiprocessing
 import os
 import socket
@@ -16,12 +17,13 @@ from typing import Any, ClassVar
 
 from django.apps import apps
 from django.conf import settings
-from django.db import models, transaction
+from django.db import DatabaseError, models, transaction
 from django.utils import timezone
 from django_q.tasks import async_task
 
 from . import audit, system
 
+logger = logging.getLogger(__name__)
 LEASE = timedelta(seconds=120)
 REPORT_EVERY_SECONDS = 1.0
 SIGN_EVERY_SECONDS = 20.0
@@ -369,7 +371,7 @@ def reap() -> int:
     """
     if not _clock.is_trusted():
         return 0
-    return sum(_reap(job) for model in job_models() for job in model._base_manager.filter(model.dead()))
+    return sum(_reap_alone(job) for model in job_models() for job in model._base_manager.filter(model.dead()))
 
 
 def expire(pids: Collection[int]) -> int:
@@ -391,6 +393,17 @@ def _run_by(pids: Collection[int]) -> list[models.QuerySet]:
 def resend_lost() -> None:
     for model in job_models():
         model.resend_lost()
+
+
+def _reap_alone(job: Job) -> bool:
+    """A job whose end cannot be written must not keep others from theirs."""
+    try:
+        return _reap(job)
+    except DatabaseError:
+        raise
+    except Exception:
+        logger.exception("%s %s could not be ended after its worker died", job.audit_name, job.pk)
+        return False
 
 
 def _reap(job: Job) -> bool:

@@ -94,18 +94,18 @@ class Watchdog:
             if code is None and time.monotonic() - checked < CHECK_EVERY_SECONDS:
                 continue
             checked = time.monotonic()
-            if code is not None:
-                self._kill()
-            missing = signs.are_missing(family.deaths())
+            frozen = signs.are_missing(family.deaths())
+            if code is None and not frozen:
+                continue
+            self._kill()
+            _free(family.deaths())
             if code is not None:
                 return f"it ended with status {code}"
-            if missing:
-                return f"it gave no sign of life for {system.STALE_AFTER.total_seconds():.0f} seconds"
+            return f"it gave no sign of life for {system.STALE_AFTER.total_seconds():.0f} seconds"
         return ""
 
     def _restart(self, reason: str) -> None:
         logger.error("The queue %s is started again: %s.", self.cluster, reason)
-        self._kill()
         try:
             with transaction.atomic():
                 after = {"queue": self.cluster, "reason": reason, "host": socket.gethostname()}
@@ -133,14 +133,16 @@ class Watchdog:
         self._close_lifeline()
         if self.child is None:
             return
+        family = _Family(self.child.pid)
+        family.deaths()
         if self.child.poll() is None:
             self.child.terminate()
-            self._await_end()
+            self._await_end(family)
         stop_group(self.child, TERMINATE_GRACE_SECONDS)
+        _free(family.deaths())
 
-    def _await_end(self) -> None:
+    def _await_end(self, family: "_Family") -> None:
         """Until the cluster has ended, or has no job to lose any more: a message that waits in it can hang its end."""
-        family = _Family(self.child.pid)
         started = busy = time.monotonic()
         while self.child.poll() is None and time.monotonic() - started < STOP_GRACE_SECONDS:
             time.sleep(POLL_SECONDS)
@@ -183,6 +185,14 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
+def _free(pids: set[int]) -> None:
+    """What these dead processes did goes on elsewhere at once; without the database, when the lease is over."""
+    try:
+        jobs.expire(pids)
+    except DatabaseError as error:
+        logger.warning("Jobs of dead processes wait until their leases are over: %s", error)
+
+
 def _have_jobs(pids: set[int]) -> bool:
     close_old_connections()
     try:
@@ -208,8 +218,7 @@ class _Signs:
         """Whether the cluster is frozen; what its dead processes did is freed for others."""
         close_old_connections()
         try:
-            jobs.expire(deaths)
-            self._look_after_jobs()
+            self._look_after_jobs(deaths)
             last = system.WorkerSign.objects.filter(cluster=self.cluster).values_list("at", flat=True).first()
         except DatabaseError as error:
             # Nobody can leave a sign in a database that does not answer.
@@ -220,12 +229,23 @@ class _Signs:
             self.last, self.seen = last, time.monotonic()
         return time.monotonic() - self.seen > system.STALE_AFTER.total_seconds()
 
-    def _look_after_jobs(self) -> None:
+    def _look_after_jobs(self, deaths: set[int]) -> None:
+        jobs.expire(deaths)
         jobs.reap()
         if time.monotonic() - self.asked >= ASK_EVERY_SECONDS:
             self.asked = time.monotonic()
-            jobs.resend_lost()
+            # In this order: where a message waits no other is sent, and a request for a sign would hold back work.
+            self._resend_lost()
             ask_for_sign(self.cluster)
+
+    def _resend_lost(self) -> None:
+        try:
+            jobs.resend_lost()
+        except DatabaseError:
+            raise
+        except Exception:
+            # Whatever went wrong with one kind of job, the cluster goes on with the others.
+            logger.exception("Lost messages of the queue %s could not be sent again", self.cluster)
 
 
 def ask_for_sign(cluster: str) -> None:

@@ -96,6 +96,7 @@ def test_memory_grows_with_network_batch_and_pixels_and_a_measurement_beats_the_
     [
         ("Custom_CNN", 128, 8, 778), ("Custom_CNN", 224, 32, 812), ("EfficientNetB0", 224, 8, 2163),
         ("ResNet50", 224, 8, 2408), ("DenseNet121", 224, 8, 2915), ("VGG16", 224, 4, 1308),
+        ("MobileNetV3Small", 224, 8, 1192), ("EfficientNetV2B0", 224, 8, 1787), ("ConvNeXtTiny", 224, 8, 3199),
     ],
 )  # fmt: skip
 def test_the_formula_stays_above_what_was_measured_and_its_least_below(architecture, size, batch, peak_mb):

@@ -64,6 +64,7 @@ class RunLife(RuleBasedStateMachine):
     @initialize(limited=st.booleans())
     def somebody_trains(self, limited):
         self.enqueue(limited, 0)
+        self.enqueue(True, 0)
         self.deliver(lost=False)
 
     @rule(limited=st.booleans(), priority=st.sampled_from([0, 1]))
@@ -126,6 +127,13 @@ class RunLife(RuleBasedStateMachine):
         with pytest.raises(LeaseLost):
             DEEDS[deed](owner)
         assert TrainingRun.objects.values().get(pk=owner.pk) == before
+
+    @rule(times=st.integers(1, 3))
+    def crash_again_and_again(self, times):
+        for _ in range(times):
+            for owner in filter(self.is_live, self.owners):
+                owner.end_attempt("The training process was killed.")
+            self.deliver(lost=False)
 
     @rule(data=st.data(), seconds=st.sampled_from([10, 60, 200]))
     def fall_silent(self, data, seconds):

@@ -299,6 +299,23 @@ def test_reaping_twice_ends_a_job_once(claimed):
     assert entries(claimed, "scan.failed") == 1
 
 
+def test_a_dead_job_whose_end_cannot_be_written_does_not_keep_others_from_theirs(claimed, monkeypatch):
+    other = ScanFactory()
+    other.claim(1)
+    expire(claimed)
+    expire(other)
+    real = Scan._on_end
+
+    def fail_for_one(job):
+        if job.pk == claimed.pk:
+            raise RuntimeError("no message")
+        real(job)
+
+    monkeypatch.setattr(Scan, "_on_end", fail_for_one)
+    assert jobs.reap() == 1
+    assert [fresh(job).state for job in (claimed, other)] == ["running", "failed"]
+
+
 def test_a_renewal_between_the_look_and_the_reaping_saves_the_job(claimed, monkeypatch):
     """The worker was only slow: it renews after the reaper has read the row and before it takes it."""
     expire(claimed)

@@ -108,8 +108,24 @@ def test_a_cluster_that_ran_well_for_a_while_is_started_again_soon(monkeypatch):
 
 def test_a_cluster_that_gives_no_sign_of_life_is_killed_and_started_again(monkeypatch):
     monkeypatch.setattr(system, "STALE_AFTER", timedelta(seconds=0.3))
-    dog = Observed("trap '' TERM; while :; do sleep 1; done", starts=1)
+    run = TrainingRunFactory()
+    run.claim(1)
+
+    class Frozen(Observed):
+        """Its worker, a child of the shell, has a job."""
+
+        def _watch(self):
+            return_after = time.monotonic() + 5
+            while not psutil.Process(self.child.pid).children() and time.monotonic() < return_after:
+                time.sleep(0.01)
+            type(run).objects.update(pid=psutil.Process(self.child.pid).children()[0].pid)
+            return super()._watch()
+
+    dog = Frozen("trap '' TERM; sleep 60; :", starts=1)
     dog.run()
+    jobs.reap()
+    run.refresh_from_db()
+    assert run.state == "queued"
     assert dog.children[0].returncode == -9
     assert "no sign of life" in restarts().last().after["reason"]
 
@@ -143,15 +159,24 @@ def gone(pid):
 
 
 def test_a_silent_database_is_no_reason_to_start_the_cluster_again(monkeypatch):
-    monkeypatch.setattr(system, "STALE_AFTER", timedelta(seconds=0.1))
-
     def fail():
         raise OperationalError("no answer")
 
+    monkeypatch.setattr(system, "STALE_AFTER", timedelta(seconds=0.1))
     monkeypatch.setattr(jobs, "reap", fail)
     dog = Observed(ASLEEP)
     dog.run()
     assert len(dog.children) == 1
+
+
+def test_a_mistake_in_sending_lost_messages_does_not_end_the_cluster(monkeypatch):
+    def fail():
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(jobs, "resend_lost", fail)
+    dog = Observed(ASLEEP)
+    dog.run()
+    assert len(dog.children) == 1 and dog.child.returncode == -15
 
 
 # -- What it does beside
@@ -228,16 +253,19 @@ def test_a_cluster_that_does_not_stop_is_ended_soon_when_it_has_no_job_to_lose(t
     run.claim(1)
 
     class Claiming(Observed):
-        def _await_end(self):
+        def _await_end(self, family):
             type(run).objects.update(pid=int(number.read_text()) if busy else 1)
             started = time.monotonic()
-            super()._await_end()
+            super()._await_end(family)
             self.waited = time.monotonic() - started
 
     dog = Claiming(f"sleep 60 & echo $! > {number}; trap '' TERM; while :; do sleep 1; done")
     dog.run()
     assert dog.child.returncode == -9
     assert (dog.waited >= 2.0) == busy
+    jobs.reap()
+    run.refresh_from_db()
+    assert run.state == ("queued" if busy else "running"), "what was lost need not wait for its lease"
     assert not restarts().exists()
 
 
@@ -270,14 +298,14 @@ def test_the_kernel_ends_every_fork_when_the_one_above_it_dies(tmp_path):
             def sentinel():
                 child = multiprocessing.Process(target=worker)
                 child.start()
-                print(child.pid, flush=True)
+                os.write(1, b"%d\\n" % child.pid)
                 time.sleep(60)
 
             forks_die_with_parent()
             multiprocessing.set_start_method("fork")
             child = multiprocessing.Process(target=sentinel)
             child.start()
-            print(child.pid, flush=True)
+            os.write(1, b"%d\\n" % child.pid)
             time.sleep(60)
             """
         )

@@ -15,7 +15,7 @@ from datasets.cache import PreparedData
 from training.configurations import Configuration
 from training.ml import callbacks, initial, pipeline, runtime, schedules, transfer
 from training.ml.callbacks import ShouldStop
-from training.ml.checkpoints import Checkpoint, Checkpoints, Damaged
+from training.ml.checkpoints import Checkpoints, Damaged
 from training.ml.control import Cancelled, Paused, TrainingFailed
 from training.ml.evaluation import Doubt, Evaluation, doubts, evaluate, predict
 from training.ml.export import variables_of
@@ -72,10 +72,10 @@ def train(
     _check(data)
     run = _prepare(data, architecture_id, configuration, weights, work_dir, report, should_stop, epoch_limit, strategy)
     run.started = started
-    checkpoint = _resume(run, batch_size)
+    _resume(run, batch_size)
     for stage in run.stages:
         if run.epoch < stage.last and not run.stopped_early:
-            _learn(run, stage, checkpoint)
+            _learn(run, stage)
     model = _best_network(run)
     evaluation, doubtful = _evaluate(run, model)
     return Trained(
@@ -158,8 +158,8 @@ def _digest(
 # -- Going on after an interruption
 
 
-def _resume(run: Run, batch_size: int | None) -> Checkpoint | None:
-    """The newest checkpoint that can be used; the run stands where it was written."""
+def _resume(run: Run, batch_size: int | None) -> None:
+    """Let the run stand where its newest checkpoint that can be used was written."""
     checkpoint, said = run.checkpoints.newest()
     for message in said:
         run.say(message)
@@ -168,7 +168,7 @@ def _resume(run: Run, batch_size: int | None) -> Checkpoint | None:
             run.say("There is no other checkpoint: the training starts anew.")
         run.checkpoints.clear()
         run.batches.training = run.batches.prediction = batch_size or run.batches.training
-        return None
+        return
     state = checkpoint.state
     run.history, run.stopped_early = state["history"], state["stopped_early"]
     run.best = Best(state["best_epoch"], _number(state["best_value"]), checkpoint.best)
@@ -178,7 +178,14 @@ def _resume(run: Run, batch_size: int | None) -> Checkpoint | None:
         if f"weights/{name}" in checkpoint.tensors:
             variable.assign(checkpoint.tensors[f"weights/{name}"])
     run.say(f"Going on from a checkpoint in epoch {min(run.epoch + 1, run.configuration.epochs)}.")
-    return checkpoint
+    run.resumed = checkpoint
+
+
+def _restore(run: Run, stage: Stage, learning: Learning) -> None:
+    """Put the stage where the checkpoint was written, if it was written in this one."""
+    checkpoint, run.resumed = run.resumed, None
+    if checkpoint is not None and checkpoint.state["first"] == stage.first:
+        learning.restore(checkpoint.state, checkpoint.tensors)
 
 
 def _number(value: float | None) -> float:
@@ -201,7 +208,7 @@ def _state(run: Run, learning: Learning, stopped_early: bool) -> dict[str, Any]:
 # -- The stages
 
 
-def _learn(run: Run, stage: Stage, checkpoint: Checkpoint | None) -> None:
+def _learn(run: Run, stage: Stage) -> None:
     """One stage, from its beginning or from a checkpoint that was written in it."""
     run.stage = stage.name
     learner = _head(run) if stage.frozen else _whole(run)
@@ -221,8 +228,7 @@ def _learn(run: Run, stage: Stage, checkpoint: Checkpoint | None) -> None:
         run.epoch_limit,
         run.configuration.epochs,
     )
-    if checkpoint is not None and checkpoint.state["first"] == stage.first:
-        learning.restore(checkpoint.state, checkpoint.tensors)
+    _restore(run, stage, learning)
     saving.pause_at_limit()
     rows = run.data.indices("validation")
     learning.fit(

@@ -9,7 +9,7 @@ from datasets.cache import PreparedData
 from training.configurations import Configuration
 from training.ml import architectures, callbacks, initial, pipeline, runtime, transfer
 from training.ml.callbacks import ShouldStop
-from training.ml.checkpoints import Checkpoints, TensorFile
+from training.ml.checkpoints import Checkpoint, Checkpoints, TensorFile
 from training.ml.control import Paused
 from training.ml.evaluation import Doubt, Evaluation
 from training.ml.initial import InitialWeights
@@ -94,6 +94,8 @@ class Run:
     stage: str = ""
     images_per_second: float | None = None
     unsaved: bool = False
+    # Its variables need as much memory as the training itself: whoever has used it lets go of it.
+    resumed: Checkpoint | None = None
 
     def __post_init__(self) -> None:
         self.batches = Batches(cast("int", self.configuration.batch_size), self.say)
