@@ -224,10 +224,12 @@ class _Bare(_Training):
     def __init__(self, program: str, specification: dict[str, Any]) -> None:
         self.events: list[dict[str, Any]] = []
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        # Killed, TensorFlow leaves generated source behind.
+        self.folder = tempfile.TemporaryDirectory()
         self.child = subprocess.Popen(
             _command(program, specification),
             cwd=settings.BASE_DIR,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "TMPDIR": self.folder.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -270,6 +272,7 @@ class _Bare(_Training):
         # Closes the pipes, and waits.
         with self.child:
             self.errors.close()
+        self.folder.cleanup()
 
 
 def _command(program: str, specification: dict[str, Any]) -> list[str]:

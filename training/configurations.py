@@ -169,6 +169,11 @@ OPTIONS: dict[str, Option] = {
             _Range(float, 0, 0.3),
         ),
         Option(
+            "grade_spread", "Regularisation", "Spread of grades",
+            "For classes that are grades: how far a label reaches to its neighbours, in grades; 0 smooths evenly.",
+            _Range(float, 0, 2),
+        ),
+        Option(
             "dropout", "Regularisation", "Dropout", "Share of the features that is hidden from the head in each step.",
             _Range(float, 0, 0.8),
         ),
@@ -251,6 +256,8 @@ class Configuration:
     (Loshchilov and Hutter 2017); "plateau" halves the rate when the validation loss stands still; "step" multiplies it
     by `step_factor` every `step_epochs` epochs; "constant" leaves it.
     balance: "weights" lets every class count the same in the loss, "sampling" shows every class equally often.
+    grade_spread: of classes that are grades, the standard deviation in grades over which a label is spread, instead of
+    `label_smoothing`; 0 smooths evenly.
     head_epochs, fine_tuning_factor: with pretrained weights, the epochs in which only the new head learns, and the
     learning rate afterwards relative to `learning_rate`. fine_tuning_depth: share of the backbone's layers, from the
     output, that are tuned then (0: the head alone learns). layer_decay: the rate of each deeper fifth of them
@@ -273,6 +280,7 @@ class Configuration:
     schedule: str = "cosine"
     warmup_fraction: float = 0.1
     label_smoothing: float = 0.05
+    grade_spread: float = 0.6
     dropout: float = 0.2
     early_stopping_patience: int = 8
     minimum_steps: int | None = None

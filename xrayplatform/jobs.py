@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 LEASE = timedelta(seconds=120)
 REPORT_EVERY_SECONDS = 1.0
 SIGN_EVERY_SECONDS = 20.0
+SEEN_TO_DIE_SECONDS = 10.0
 # The clock was set, or the machine slept: leases are believed again after this time, when workers renewed them.
 CLOCK_JUMP_SECONDS = 20.0
 CLOCK_TRUSTED_AFTER_SECONDS = 30.0
@@ -414,9 +415,11 @@ def _reap(job: Job) -> bool:
     job.refresh_from_db()
     job.end_remains(token)
     silence = (timezone.now() - (job.heartbeat_at or job.started_at or job.created_at)).total_seconds()
+    # Where a watchdog saw it die, nobody had to wait for its silence.
+    silent = f": no sign of life for {silence:.0f} seconds" if silence > SEEN_TO_DIE_SECONDS else ""
     try:
         job.end_attempt(
-            f"The worker died: no sign of life for {silence:.0f} seconds (host {job.host}, process {job.pid}).",
+            f"The worker died{silent} (host {job.host}, process {job.pid}).",
             "Start it again. If it happens twice, look at System Status for memory and disk.",
         )
     except LeaseLost:

@@ -353,7 +353,7 @@ def test_a_job_with_attempts_left_waits_again_when_its_worker_died(run):
     assert jobs.reap() == 1
     row = fresh(run)
     assert (row.state, row.attempt, row.pid, row.lease_until, row.heartbeat_at) == ("queued", 2, None, None, None)
-    assert row.message.startswith("Waiting to go on: The worker died: no sign of life for")
+    assert row.message == f"Waiting to go on: The worker died (host {run.host}, process {run.pid})."
     assert run_entries(run, "requeued").get().after["attempt"] == 2
     assert OrmQ.objects.filter(key="train").count() == 1
     assert not fresh(run).claim(1)

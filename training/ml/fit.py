@@ -261,6 +261,7 @@ def _whole(run: Run) -> Learner:
         batches,
         lambda size: pipeline.input_batches(run.data, validation, size),
         None if run.weights is None else transfer.tune(run.model, run.configuration),
+        run.data.ordinal,
     )
 
 
@@ -281,7 +282,7 @@ def _head(run: Run) -> Learner:
     def inputs(size: int) -> Any:
         return (features[start : start + size] for start in range(len(train), len(rows), size))
 
-    return Learner(head, batches, inputs)
+    return Learner(head, batches, inputs, ordinal=run.data.ordinal)
 
 
 def _features(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.configurations import Configuration
-from training.ml import callbacks, optimizers, schedules
+from training.ml import callbacks, losses, optimizers, schedules
 from training.ml.areas import AreaUnderCurve
 from training.ml.checkpoints import Tensors
 from training.ml.control import TrainingFailed
@@ -26,12 +26,14 @@ class Learner:
 
     batches(batch size, images before) is the endless dataset it is fitted on; inputs(batch size) are the validation
     images, as the network takes them. shares: of the learning rate, one a trainable variable; None: 1 for all.
+    ordinal: the classes are grades.
     """
 
     model: Any
     batches: Callable[[int, int], Any]
     inputs: Callable[[int], Iterable[NDArray[np.float32]]]
     shares: Sequence[float] | None = None
+    ordinal: bool = False
 
 
 class Batches:
@@ -74,7 +76,7 @@ def compiled(learner: Learner, configuration: Configuration, rate: float, strate
         figures = [keras.metrics.CategoricalAccuracy(name="accuracy"), AreaUnderCurve(model.output_shape[-1])]
         model.compile(
             optimizer=optimizers.create(configuration, rate, learner.shares),
-            loss=keras.losses.CategoricalCrossentropy(label_smoothing=configuration.label_smoothing),
+            loss=losses.create(configuration, model.output_shape[-1], ordinal=learner.ordinal),
             metrics=figures,
             jit_compile=False,
         )

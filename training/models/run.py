@@ -34,8 +34,8 @@ from .speed import require_memory
 
 # Names the lease in the environment of the training process: whose child it is, also when process numbers return.
 LEASE_VARIABLE = "TRAINING_LEASE_TOKEN"
-# Weights, optimizer state and best weights on disk, the OpenVINO copy, and some air.
-COPIES_ON_DISK = 6
+# Three checkpoints with optimizer state for a moment, best weights, the version and its OpenVINO copy.
+COPIES_ON_DISK = 14
 BYTES_PER_PARAMETER = 4
 
 
