@@ -206,7 +206,8 @@ OTHERS = {
     "epochs": 3, "batch_size": 8, "learning_rate": 0.01, "optimizer": "sgd", "schedule": "step", "warmup_fraction": 0.2,
     "step_epochs": 4, "step_factor": 0.5, "early_stopping_patience": 2, "minimum_steps": 5, "balance": "sampling",
     "weight_decay": 0.2, "label_smoothing": 0.25, "grade_spread": 0.4, "dropout": 0.5, "head_epochs": 1,
-    "fine_tuning_factor": 0.5, "fine_tuning_depth": 0.5, "layer_decay": 0.9, "image_size": 64, "preprocessing": [], "flip": True, "shift": 0.2,
+    "fine_tuning_factor": 0.5, "fine_tuning_depth": 0.5,
+    "layer_decay": 0.9, "image_size": 64, "preprocessing": [], "flip": True, "shift": 0.2,
     "zoom": 0.3, "rotation": 9.0, "contrast": 0.5, "brightness": 0.2, "gamma": 0.3, "blur": 1.0, "noise": 0.05,
     "erase": 0.3, "seed": 4, "mixed_precision": True, "deterministic": True,
 }  # fmt: skip
