@@ -243,7 +243,7 @@ def test_doubts_that_cannot_be_stored_do_not_undo_the_version(run, monkeypatch, 
         raise IntegrityError("the image is gone")
 
     monkeypatch.setattr(Dataset, "write_doubts", fail)
-    train_run._register(run, SimpleNamespace(doubts=[], initial_weights="scratch"), None)
+    train_run._register(run, SimpleNamespace(doubts=[], initial_weights="scratch"), None, train_run.StopCheck(run))
     assert ended == [run]
     assert "could not be stored" in caplog.text and "the image is gone" in caplog.text
 
@@ -258,7 +258,7 @@ def test_a_run_that_cannot_be_ended_leaves_the_doubts_of_the_last_one(run, monke
     monkeypatch.setattr(train_run.TrainingRun, "succeed", fail)
     trained = SimpleNamespace(doubts=[], initial_weights="scratch")
     with pytest.raises(RuntimeError):
-        train_run._register(run, trained, None)
+        train_run._register(run, trained, None, train_run.StopCheck(run))
     assert doubted() == ["NORMAL/3.png"]
 
 
@@ -281,7 +281,7 @@ def test_a_training_finds_the_images_that_lie_in_the_wrong_folder(settings, db, 
     configuration = Configuration(epochs=6, batch_size=8, minimum_steps=12, brightness=0, contrast=0)
     run = TrainingRun.create(preparation.dataset, "Custom_CNN", configuration, alice, preset="quick")
     run.claim(run.attempt)
-    train_run._train(run, lambda text: None)
+    train_run._train(run, lambda text: None, train_run.StopCheck(run))
     run.refresh_from_db()
     assert run.state == "succeeded", f"{run.error} {run.hint}"
     assert set(doubted()) >= set(wrong)

@@ -130,8 +130,8 @@ def apply(images: Any, changes: Changes) -> Any:
 
     pixels = _grey(tf, images, changes.gammas)
     if _is_upright(changes.transforms):
-        across, down = _resampling(tf, changes.transforms, images.shape[1])
-        pixels = tf.matmul(tf.matmul(down, pixels), across, transpose_b=True)
+        pixels = _between_lines(tf, pixels, changes.transforms[:, 2:])
+        pixels = _turned_over(tf, _between_lines(tf, _turned_over(tf, pixels), changes.transforms[:, :2]))
     elif _used(changes.transforms):
         pixels = _moved(tf, pixels, changes.transforms)
     if _used(changes.blurs):
@@ -143,7 +143,8 @@ def apply(images: Any, changes: Changes) -> Any:
         pixels = tf.where(_boxes(tf, changes.erasures, images.shape[1]), means, pixels)
     if _used(changes.exposures):
         gains, offsets = changes.exposures[:, 0, None, None], changes.exposures[:, 1, None, None]
-        pixels = (pixels - means) * gains + means + offsets
+        # About the mean; written so that all pixels are gone through twice and not four times.
+        pixels = pixels * gains + (means * (1 - gains) + offsets)
     if _used(changes.noises):
         pixels += changes.noises[:, :, None] * _normal(tf, changes.seeds, images.shape[1])
     if _used(changes.exposures) or _used(changes.noises):
@@ -178,19 +179,25 @@ def _moved(tf: Any, pixels: Any, transforms: Any) -> Any:
     return moved[..., 0]
 
 
-def _resampling(np_or_tf: Any, transforms: Any, size: int) -> tuple[Any, Any]:
-    """Two (N, S, S), for the columns and for the rows: row i holds the weights of all pixels in the new pixel i.
+def _between_lines(tf: Any, pixels: Any, places: Any) -> Any:
+    """(N, S, S): line i becomes the one at `scale * i + shift` of its image. places: scale and shift, (N, 2).
 
-    Bilinear resampling without rotation is two products of matrices: at 224 pixels two thirds of the cost of looking
-    up each pixel's four neighbours.
+    Bilinear resampling without rotation fetches whole lines, of the picture and then of the picture turned over: four
+    times as fast as looking up the four neighbours of each pixel.
     """
-    positions = np.arange(size, dtype=np.float32)
+    size = pixels.shape[1]
+    at = np.arange(size, dtype=np.float32) * places[:, 0:1] + places[:, 1:2]
+    at = tf.clip_by_value(at, 0.0, size - 1.0)
+    upper = tf.minimum(tf.floor(at), size - 2.0)
+    share = (at - upper)[:, :, None]
+    numbers = tf.cast(upper, tf.int32) + size * tf.range(tf.shape(pixels)[0])[:, None]
+    lines = tf.reshape(pixels, (-1, size))
+    above, below = tf.gather(lines, numbers), tf.gather(lines, numbers + 1)
+    return above + share * (below - above)
 
-    def weights(scales: Any, shifts: Any) -> Any:
-        origins = np_or_tf.minimum(np_or_tf.maximum(scales * positions + shifts, 0.0), size - 1.0)
-        return np_or_tf.maximum(1.0 - np_or_tf.abs(origins[:, :, None] - positions), 0.0)
 
-    return weights(transforms[:, 0:1], transforms[:, 1:2]), weights(transforms[:, 2:3], transforms[:, 3:4])
+def _turned_over(tf: Any, pixels: Any) -> Any:
+    return tf.transpose(pixels, (0, 2, 1))
 
 
 def _kernels(np_or_tf: Any, blurs: Any, size: int) -> Any:
@@ -243,8 +250,8 @@ def _changed_here(image: NDArray[np.uint8], changes: Changes) -> Floats:
     size = len(image)
     pixels = _LEVELS[image] ** changes.gammas[0] if _used(changes.gammas) else _LEVELS[image]
     if _is_upright(changes.transforms):
-        (across,), (down,) = _resampling(np, changes.transforms, size)
-        pixels = down @ pixels @ across.T
+        scale, shift, row_scale, row_shift = changes.transforms[0]
+        pixels = _moved_here(pixels, np.array([scale, 0, shift, 0, row_scale, row_shift], np.float32))
     elif _used(changes.transforms):
         pixels = _moved_here(pixels, changes.transforms[0])
     if _used(changes.blurs):

@@ -17,6 +17,8 @@ from xrayplatform.processes import die_with_parent
 
 class Command(BaseCommand):
     help = "Time a few training steps. Started by a speed test, not by people; see speed_test."
+    # Whoever starts it has checked them; they would cost a second of every start.
+    requires_system_checks = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("architecture", choices=list(ARCHITECTURES))

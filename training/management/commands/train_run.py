@@ -34,6 +34,8 @@ TEST_ADVICE = " Correct what is wrong, but do not tidy up the test part until it
 
 class Command(BaseCommand):
     help = "Train one claimed run. Started by the queue worker, not by people."
+    # Whoever starts it has checked them; they would cost a second of every start.
+    requires_system_checks = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("run", type=int)
