@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
 
+# Sides in pixels of the square images that a preparation can make.
+IMAGE_SIZES: Final = (64, 128, 224, 299)
 # In the order in which they are applied, with what each does.
 STEPS: Final[dict[str, str]] = {
     "crop_borders": "Uniform dark or bright borders cropped",

@@ -1,5 +1,6 @@
 """Telling whoever started a training, or a search, how it ended."""
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from django.db import transaction
@@ -9,6 +10,9 @@ from xrayplatform.notifications import Notification, notify
 
 if TYPE_CHECKING:
     from .models import Search, TrainingRun
+
+# Below this a figure of the test part says little.
+FEW_TEST_IMAGES = 100
 
 
 def tell_end(run: "TrainingRun") -> None:
@@ -39,17 +43,31 @@ def _words(run: "TrainingRun") -> str:
     if run.state == run.State.SUCCEEDED and run.version is not None:
         auc = run.version.auc
         figure = "" if auc is None else f", test AUC {auc:.3f}"
-        return f"Run {run.pk} has finished: {what} is {run.version}{figure}."
+        return f"Run {run.pk} has finished: {what} is {run.version}{figure}{_caveats(run)}."
     if run.state == run.State.FAILED:
         return f"Run {run.pk} has failed and needs your attention: {what}. {run.error}"
     return f"Run {run.pk} was cancelled by {_who_cancelled(run) or 'somebody else'}: {what}."
 
 
+def _caveats(run: "TrainingRun") -> str:
+    """Why the figure must not be believed too readily, in brackets; "" where it may be."""
+    images = run.preparation.split_total("test")
+    few = f"only {images} test image{'' if images == 1 else 's'}" if images < FEW_TEST_IMAGES else ""
+    found = [words for words in ("synthetic images" if run.preparation.synthetic else "", few) if words]
+    return f" ({', '.join(found)})" if found else ""
+
+
 def _words_of_search(search: "Search", runs: "list[TrainingRun]") -> str:
     finished = [run for run in runs if run.version is not None]
     failed = sum(run.state == run.State.FAILED for run in runs)
-    words = f"{search} has ended: {len(finished)} of {len(runs)} runs finished"
-    return f"{words}, {failed} failed." if failed else f"{words}."
+    words = [f"{search} has ended: {len(finished)} of {len(runs)} runs finished"]
+    if failed:
+        words.append(f"{failed} failed")
+    theirs = [run for run in runs if run.state == run.State.CANCELLED and not _ended_by_owner(run)]
+    cancelled = Counter(_who_cancelled(run) for run in theirs)
+    # Those that the search itself stopped were cancelled by nobody.
+    words += [f"{count} cancelled by {name}" for name, count in cancelled.items() if name]
+    return f"{', '.join(words)}."
 
 
 def _cancellation(run: "TrainingRun") -> AuditEntry | None:

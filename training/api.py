@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
-from xrayplatform.http import row_filter
+from xrayplatform.http import choice_filter, row_filter
 
 from .live_api import LiveActions
 from .ml.architectures import ARCHITECTURES
@@ -38,6 +38,8 @@ class ArchitectureViewSet(ViewSet):
 
 
 class RunFilter(django_filters.FilterSet):
+    state = choice_filter(TrainingRun.State.values)
+    architecture = choice_filter(ARCHITECTURES)
     preparation = row_filter("preparation_id")
 
     class Meta:

@@ -23,7 +23,8 @@ def _argument(option: Option) -> dict[str, Any]:
     if option.is_switch:
         return {"action": BooleanOptionalAction, "default": None, "help": option.help}
     if option.range is None:
-        return {"choices": list(option.choices), "help": option.help}
+        choices = list(option.choices)
+        return {"type": type(choices[0]), "choices": choices, "help": option.help}
     return {"type": option.range.kind, "help": f"{option.help} {str(option.range).capitalize()}."}
 
 

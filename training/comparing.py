@@ -89,6 +89,19 @@ class Comparison:
         return sum(not standing.run.is_active for standing in self.standings)
 
     @property
+    def too_few(self) -> str:
+        """Why the runs cannot be told apart, where a class has too few validation images for that; "" otherwise."""
+        counts = self.search.preparation.counts.get("validation", {})
+        name = min(counts, key=counts.get, default=None)
+        if name is None or counts[name] >= searching.LEAST_OF_A_CLASS:
+            return ""
+        return (
+            f"These are too few validation images to tell them apart: {counts[name]} of {name}, where at least "
+            f"{searching.LEAST_OF_A_CLASS} of each class are needed to rank the runs. Which one comes first is mostly "
+            "chance; add images, or give the validation part a larger share."
+        )
+
+    @property
     def architectures(self) -> int:
         return len({standing.run.architecture for standing in self.standings})
 
@@ -124,9 +137,10 @@ class Comparison:
         if not finished:
             return ["No run of this search finished, so there is nothing to choose from. Each run's page says why."]
         others = [item for item in self.standings if item not in finished]
+        too_few = self.too_few
         return [
-            _best_words(self.search, finished, others),
-            *_chance_words(self.search, finished),
+            _best_words(self.search, finished, others, ranked=not too_few),
+            *([too_few] if too_few else _chance_words(self.search, finished)),
             _test_words(self.search),
         ]
 
@@ -163,9 +177,11 @@ def test_uses(search: Search) -> int:
     return ModelVersion.objects.filter(split_digest=preparation.split_digest).count()
 
 
-def _best_words(search: Search, finished: list[Standing], others: list[Standing]) -> str:
+def _best_words(search: Search, finished: list[Standing], others: list[Standing], *, ranked: bool) -> str:
+    """ranked: whether there are images enough to call a run better than another."""
     first = finished[0]
-    words = f"On the validation part run {first.run.pk} ({first.words}) is best: {first.figures}."
+    claim = "is best" if ranked else "has the lowest loss"
+    words = f"On the validation part run {first.run.pk} ({first.words}) {claim}: {first.figures}."
     if len(finished) > 1:
         second = finished[1]
         return (

@@ -5,11 +5,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from datasets.enhancement import IMAGE_SIZES, ordered
 from datasets.enhancement import STEPS as PREPROCESSING_STEPS
-from datasets.enhancement import ordered
 
 # Steps that a preparation can apply to the pixels beyond the usual; see datasets.enhancement.
 PREPROCESSING = tuple(PREPROCESSING_STEPS)
+
+
+# Characters of a wrong value that its message repeats.
+MAX_SHOWN = 40
 
 
 class ConfigurationError(ValueError):
@@ -32,15 +36,20 @@ class _Range:
     def check(self, field: str, value: object) -> int | float:
         number = self._number(value)
         if number is None or not self._holds(number):
-            raise ConfigurationError(field, f"{_words(field)} must be {self}, not {value!r}.")
-        return number
+            raise ConfigurationError(field, f"{_words(field)} must be {self}, not {shortened(value)}.")
+        # Not before: what lies far out of the range may be too large for a float.
+        return self.kind(number)
 
     def _number(self, value: object) -> int | float | None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
-        if self.kind is float:
-            return float(value)
-        return int(value) if math.isfinite(value) and value == int(value) else None
+        if self.kind is float or isinstance(value, int):
+            return value
+        return int(value) if value.is_integer() else None
+
+    def allows(self, value: object) -> bool:
+        number = self._number(value)
+        return number is not None and self._holds(number)
 
     def _holds(self, number: float) -> bool:
         return (self.low < number if self.above else self.low <= number) and number <= self.high
@@ -58,7 +67,7 @@ GROUPS = ("Optimisation", "Regularisation", "Transfer", "Images", "Augmentation"
 class Option:
     """One field of a configuration, as pages, the API and the command line offer it.
 
-    range: of a number; choices: the values of a choice with their words. Without either it is a switch, or the list of
+    range: of a number; choices: the values of a choice, texts or whole numbers, with their words. Without either it is a switch, or the list of
     preprocessing steps. empty: what a value of None means, where None is allowed.
     """
 
@@ -67,7 +76,7 @@ class Option:
     label: str
     help: str
     range: _Range | None = None
-    choices: Mapping[str, str] = field(default_factory=dict)
+    choices: Mapping[Any, str] = field(default_factory=dict)
     empty: str = ""
 
     @property
@@ -82,7 +91,10 @@ class Option:
             return ", ".join(PREPROCESSING_STEPS[step] for step in value) or "none"
         if self.is_switch:
             return "on" if value else "off"
-        return self.choices.get(value, str(value)) if self.choices else f"{value:.10g}"
+        if self.choices:
+            return next((words for choice, words in self.choices.items() if choice == value), shortened(value))
+        # What is stored may be of another release, and anything.
+        return f"{value:.10g}" if self.range is not None and self.range.allows(value) else shortened(value)
 
     def check(self, value: Any) -> Any:
         """The value as the configuration keeps it. Raises ConfigurationError, which names the field."""
@@ -92,13 +104,18 @@ class Option:
             return _checked_steps(value)
         if self.range is not None:
             return self.range.check(self.name, value)
-        if self.choices and value not in self.choices:
-            raise ConfigurationError(
-                self.name, f"{_words(self.name)} must be one of {', '.join(self.choices)}, not {value!r}."
-            )
-        if self.is_switch and not isinstance(value, bool):
-            raise ConfigurationError(self.name, f"{_words(self.name)} must be true or false, not {value!r}.")
+        if self.choices:
+            return self._choice(value)
+        if not isinstance(value, bool):
+            raise ConfigurationError(self.name, f"{_words(self.name)} must be true or false, not {shortened(value)}.")
         return value
+
+    def _choice(self, value: Any) -> Any:
+        for choice in self.choices:
+            if choice == value:
+                return choice
+        known = ", ".join(map(str, self.choices))
+        raise ConfigurationError(self.name, f"{_words(self.name)} must be one of {known}, not {shortened(value)}.")
 
 
 # Every option, in the order in which pages show them. The words are those of all three ways to start a training.
@@ -198,7 +215,7 @@ OPTIONS: dict[str, Option] = {
         ),
         Option(
             "image_size", "Images", "Image size", "Side in pixels; the newest preparation with this size is used.",
-            _Range(int, 32, 1024), empty="that of the newest preparation",
+            choices={size: f"{size} by {size} pixels" for size in IMAGE_SIZES}, empty="that of the newest preparation",
         ),
         Option(
             "preprocessing", "Images", "Preprocessing", "Steps that the preparation must have applied to the pixels.",
@@ -336,7 +353,9 @@ class Configuration:
 def _checked_steps(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, list | tuple):
         known = ", ".join(PREPROCESSING)
-        raise ConfigurationError("preprocessing", f"Preprocessing must be a list of steps ({known}), not {value!r}.")
+        raise ConfigurationError(
+            "preprocessing", f"Preprocessing must be a list of steps ({known}), not {shortened(value)}."
+        )
     try:
         return ordered(value)
     except ValueError as error:
@@ -346,7 +365,8 @@ def _checked_steps(value: Any) -> tuple[str, ...]:
 def _refuse_unknown(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in OPTIONS:
-            raise ConfigurationError(name, f"There is no training option {name!r}; there are {', '.join(OPTIONS)}.")
+            known = ", ".join(OPTIONS)
+            raise ConfigurationError(name, f"There is no training option {shortened(name)}; there are {known}.")
 
 
 def complaints(options: Mapping[str, Any]) -> dict[str, str]:
@@ -359,6 +379,16 @@ def complaints(options: Mapping[str, Any]) -> dict[str, str]:
         except ConfigurationError as error:
             found[name] = str(error)
     return found
+
+
+def shortened(value: object) -> str:
+    """A value as messages repeat it, in at most MAX_SHOWN characters."""
+    try:
+        text = repr(value)
+    except ValueError:
+        # Python writes no whole number of more than some thousand digits.
+        return "a number with thousands of digits"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 def _words(field: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 
-from datasets.models import IMAGE_SIZES, Dataset
+from datasets.models import Dataset
 from registry.models import ModelVersion
 from xrayplatform.teams import Team
 
@@ -72,15 +72,13 @@ def _field(option: Option, value: Any) -> forms.Field:
     nothing = f"{usual[0].upper()}{usual[1:]} (as configured)"
     if option.name == "preprocessing":
         return PreprocessingField(**words)
-    if option.name == "image_size":
-        sizes = [(size, f"{size} by {size} pixels") for size in IMAGE_SIZES]
-        return forms.TypedChoiceField(choices=[("", nothing), *sizes], coerce=int, empty_value=None, **words)
     if option.is_switch:
         switch = [("", nothing), ("true", "On"), ("false", "Off")]
         return forms.TypedChoiceField(choices=switch, coerce="true".__eq__, empty_value=None, **words)
     if option.range is None:
         choices = [("", nothing), *option.choices.items()]
-        return forms.TypedChoiceField(choices=choices, empty_value=None, **words)
+        kind = type(next(iter(option.choices)))
+        return forms.TypedChoiceField(choices=choices, coerce=kind, empty_value=None, **words)
     limits = option.range
     words["help_text"] = f"{option.help} {'Above ' if limits.above else ''}{limits.low:g} to {limits.high:.10g}."
     attrs = {"min": limits.low, "max": limits.high, "placeholder": usual}
@@ -113,30 +111,17 @@ class PreprocessingField(forms.MultipleChoiceField):
         return [step for step in steps if step != self.NONE] if steps else None
 
 
-class RunForm(OptionsForm):
-    """Dataset, architecture, initial weights and preset, with the options that are to differ from the preset."""
+class InitialWeightsForm(forms.Form):
+    """What trainings start from."""
 
-    dataset = forms.ModelChoiceField(Dataset.objects.none(), empty_label=None)
-    architecture = forms.ChoiceField(choices=[(key, item.name) for key, item in ARCHITECTURES.items()])
-    configuration = forms.ChoiceField()
     initial = forms.ChoiceField(label="Initial weights", choices=TrainingRun.Initial.choices, required=False)
     initial_version = VersionField(
         ModelVersion.objects.none(), label="Version to start from", required=False, empty_label="none"
     )
 
-    def __init__(self, *args: Any, user: Any, **kwargs: Any) -> None:
-        self.presets: dict[str, Preset] = SavedPreset.objects.offered_to(user)
-        given = args[0] if args and args[0] is not None else kwargs.get("initial") or {}
-        super().__init__(*args, base=self.preset(given.get("configuration")).configuration, **kwargs)
-        datasets = Dataset.objects.visible_to(user).filter(state=Dataset.State.PRESENT)
-        self.fields["dataset"].queryset = datasets
+    def offer_versions(self, user: Any) -> None:
         self.fields["initial_version"].queryset = ModelVersion.objects.to_start_from(user)
         self.fields["initial_version"].widget.attrs["class"] = "form-select narrow"
-        self.fields["configuration"].choices = [(key, preset.label) for key, preset in self.presets.items()]
-
-    def preset(self, key: Any) -> Preset:
-        """The chosen preset, or the first of all while none is chosen."""
-        return self.presets.get(key) or PRESETS["quick"]
 
     def clean_initial(self) -> str:
         return self.cleaned_data["initial"] or TrainingRun.Initial.AUTO
@@ -149,6 +134,27 @@ class RunForm(OptionsForm):
         if version is None:
             raise forms.ValidationError("Choose the version whose weights the training is to start from.")
         return version
+
+
+class RunForm(InitialWeightsForm, OptionsForm):
+    """Dataset, architecture, initial weights and preset, with the options that are to differ from the preset."""
+
+    dataset = forms.ModelChoiceField(Dataset.objects.none(), empty_label=None)
+    architecture = forms.ChoiceField(choices=[(key, item.name) for key, item in ARCHITECTURES.items()])
+    configuration = forms.ChoiceField()
+
+    def __init__(self, *args: Any, user: Any, **kwargs: Any) -> None:
+        self.presets: dict[str, Preset] = SavedPreset.objects.offered_to(user)
+        given = args[0] if args and args[0] is not None else kwargs.get("initial") or {}
+        super().__init__(*args, base=self.preset(given.get("configuration")).configuration, **kwargs)
+        datasets = Dataset.objects.visible_to(user).filter(state=Dataset.State.PRESENT)
+        self.fields["dataset"].queryset = datasets
+        self.offer_versions(user)
+        self.fields["configuration"].choices = [(key, preset.label) for key, preset in self.presets.items()]
+
+    def preset(self, key: Any) -> Preset:
+        """The chosen preset, or the first of all while none is chosen."""
+        return self.presets.get(key) or PRESETS["quick"]
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}

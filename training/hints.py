@@ -18,6 +18,8 @@ GUESSING_AUC = 0.6
 LOW_AUC = 0.75
 # Share of ln(C) above which the training loss is that of guessing.
 GUESSING_LOSS = 0.95
+# Multiple of ln(C) above which a training loss comes from steps that are too long, whatever the labels are.
+FAR_ABOVE_GUESSING = 2.0
 
 PROBLEM, ADVICE, FINE = "problem", "advice", "fine"
 
@@ -53,7 +55,7 @@ SIGNS = {
     "over-fitting": "Over-fitting: validation gets worse while training gets better",
     "low-figures": "Low accuracy: a test AUC below 0.75",
     "jumping": "The loss jumps",
-    "diverging": "The loss rises",
+    "diverging": "The training loss rises, or stays far above that of guessing",
     "not-a-number": "The loss is no longer a number",
     "still-improving": "Still improving at the last epoch",
     "stopped-early": "Stopped before the last epoch",
@@ -104,9 +106,14 @@ class _Curves:
         return _known(values[start:])
 
     @property
+    def has_validation(self) -> bool:
+        return bool(_known(self.val_loss))
+
+    @property
     def best(self) -> int:
-        """Index of the epoch with the lowest validation loss, which is the one that is kept."""
-        known = [(loss, index) for index, loss in enumerate(self.val_loss) if loss is not None]
+        """Index of the epoch with the lowest validation loss, or without it training loss: the one that is kept."""
+        losses = self.val_loss if self.has_validation else self.loss
+        known = [(loss, index) for index, loss in enumerate(losses) if loss is not None]
         return min(known)[1] if known else len(self.epoch) - 1
 
 
@@ -131,8 +138,11 @@ def hints(
     broken = _not_a_number(history)
     if broken:
         return [broken]
-    stuck = _collapsed(curves, shares) or _by_heart(curves) or _not_learning(curves) or _diverging(curves)
-    found = [stuck, _jumping(curves), None if stuck else _over_fitting(curves), _no_validation(curves)]
+    stuck = _far_above_guessing(curves) or _collapsed(curves, shares) or _by_heart(curves)
+    stuck = stuck or _not_learning(curves) or _diverging(curves)
+    jumping = _jumping(curves)
+    # Where steps are too long, the gap to validation says nothing yet.
+    found = [stuck, jumping, None if stuck or jumping else _over_fitting(curves), _no_validation(curves)]
     if succeeded:
         found += [None if stuck else _low_figures(test_auc), _end(curves, epochs, stuck)]
     return [hint for hint in found if hint is not None]
@@ -170,9 +180,9 @@ def _not_a_number(history: Sequence[Row]) -> Hint | None:
 
 
 def _guesses(curves: _Curves) -> bool:
-    """Whether validation is no better than guessing in every epoch that can be judged."""
+    """Whether validation, as far as it is known, is no better than guessing in every epoch that can be judged."""
     known = _known(curves.val_auc)
-    return curves.can_be_judged and max(known, default=0.0) < GUESSING_AUC
+    return curves.can_be_judged and bool(known) and max(known) < GUESSING_AUC
 
 
 def _collapsed(curves: _Curves, shares: Sequence[float]) -> Hint | None:
@@ -203,7 +213,10 @@ def _by_heart(curves: _Curves) -> Hint | None:
 
 def _not_learning(curves: _Curves) -> Hint | None:
     loss = _known(curves.loss)
-    if not (loss and _guesses(curves)) or min(loss) < GUESSING_LOSS * curves.chance:
+    # Without validation the AUC of the training images tells.
+    ranked = _known(curves.val_auc) or _known(curves.auc)
+    guesses = curves.can_be_judged and bool(ranked) and max(ranked) < GUESSING_AUC
+    if not (loss and guesses) or min(loss) < GUESSING_LOSS * curves.chance:
         return None
     known = _known(curves.val_auc)
     seen = f" and a validation AUC of at most {max(known):.3f} (0.5 is guessing)" if known else ""
@@ -212,6 +225,17 @@ def _not_learning(curves: _Curves) -> Hint | None:
         f"guessing ({curves.chance:.3f}){seen}."
     )
     return Hint("not-learning", PROBLEM, text)
+
+
+def _far_above_guessing(curves: _Curves) -> Hint | None:
+    loss = curves.of_this_stage(curves.loss)[-3:]
+    if not curves.can_be_judged or len(loss) < 3 or min(loss) < FAR_ABOVE_GUESSING * curves.chance:
+        return None
+    text = (
+        f"The training loss is {loss[-1]:.3f}, far above that of guessing ({curves.chance:.3f}). The learning rate is "
+        "too high."
+    )
+    return Hint("diverging", PROBLEM, text)
 
 
 def _diverging(curves: _Curves) -> Hint | None:
@@ -283,7 +307,7 @@ def _gap(curves: _Curves) -> Hint | None:
 
 
 def _no_validation(curves: _Curves) -> Hint | None:
-    if _known(curves.val_loss):
+    if curves.has_validation:
         return None
     text = "There are no validation images: the training loss alone says which epoch is kept."
     return Hint("no-validation", ADVICE, text)
@@ -299,8 +323,9 @@ def _low_figures(test_auc: float | None) -> Hint | None:
 def _end(curves: _Curves, epochs: int, stuck: Hint | None) -> Hint | None:
     done = len(curves.epoch)
     if curves.epoch[-1] < epochs:
+        judged = "validation" if curves.has_validation else "the training loss"
         text = (
-            f"Stopped early, after epoch {curves.epoch[-1]} of {epochs}: validation had not improved since epoch "
+            f"Stopped early, after epoch {curves.epoch[-1]} of {epochs}: {judged} had not improved since epoch "
             f"{curves.epoch[curves.best]}."
         )
         return Hint("stopped-early", FINE, text)

@@ -1,17 +1,20 @@
 """A training as one follows it: time left, what its curves mean, its interruptions in words."""
 
 import socket
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
+from statistics import median
 from typing import Any
 
-from django.db.models import OuterRef, Subquery
+from django.db.models import OuterRef, Subquery, Sum
 from django.utils import timezone
 
 from datasets.models import Preparation
 from xrayplatform.jobs import Job
 from xrayplatform.system import queue_is_alive, resources
+from xrayplatform.teams import Team
 
 from . import estimates
 from .configurations import Configuration
@@ -25,6 +28,7 @@ SCRATCH = "scratch"
 AFTER_TRAINING = ("evaluating", "saving")
 # Measurements that are looked through for one of the same kind.
 LOOKED_AT = 20
+SEEN = "seen in a training of"
 
 
 @dataclass(frozen=True)
@@ -48,46 +52,79 @@ class Measurement:
 
 
 def measured(architecture: str, image_size: int, batch_size: int, *, fine_tuning: bool) -> Measurement | None:
-    """The newest measurement of the same kind; else of the nearest kind, scaled; None when nothing was measured."""
-    found = [*_from_tests(architecture, fine_tuning), *_from_runs(architecture, fine_tuning)]
+    """The newest measurement of the same kind; else of the nearest kind, scaled; None when nothing was measured.
 
-    def distance(item: Measurement) -> tuple[bool, bool, float]:
+    What was measured while a training shared the machine is not exact, and used only where there is nothing better.
+    """
+    tests, runs = _tests(architecture, fine_tuning), _runs(architecture, fine_tuning)
+    found = [*map(_of_test, tests), *map(_of_run, runs)]
+
+    def distance(item: Measurement) -> tuple[bool, bool, bool, float]:
         other_image, other_batch = item.image_size != image_size, item.batch_size != batch_size
-        return other_image, other_batch, -item.at.timestamp()
+        return other_image, other_batch, not item.exact, -item.at.timestamp()
 
     best = min(found, key=distance, default=None)
-    return best and best.for_sizes(image_size, batch_size)
+    if best is None:
+        return None
+    starts = [start for run in runs if (start := _start_of(run)) is not None]
+    if starts:
+        best = replace(best, speed=replace(best.speed, start=median(starts)))
+    elif best.source.startswith(SEEN) and tests:
+        best = replace(best, speed=replace(best.speed, start=tests[0].speed.start))
+    return best.for_sizes(image_size, batch_size)
 
 
-def _from_tests(architecture: str, fine_tuning: bool) -> Iterable[Measurement]:
-    tests = SpeedTest.objects.filter(
+def _tests(architecture: str, fine_tuning: bool) -> list[SpeedTest]:
+    tests = SpeedTest.objects.with_disturbance().filter(
         state=Job.State.SUCCEEDED, architecture=architecture, fine_tuning=fine_tuning, step_seconds__gt=0
     )
-    for test in tests[:LOOKED_AT]:
-        at = test.finished_at or test.created_at
-        yield Measurement(test.image_size, test.batch_size, test.speed, at, f"measured on {_date(at)}")
+    return list(tests[:LOOKED_AT])
 
 
-def _from_runs(architecture: str, fine_tuning: bool) -> Iterable[Measurement]:
-    """Of trainings of every team: how fast a network trains is nobody's secret."""
-    newest = EpochMetric.objects.filter(run=OuterRef("pk")).order_by("-epoch")
+def _of_test(test: SpeedTest) -> Measurement:
+    at = test.finished_at or test.created_at
+    source = f"measured on {_date(at)}" + (" while a training was running" if test.disturbed else "")
+    return Measurement(test.image_size, test.batch_size, test.speed, at, source, exact=not test.disturbed)
+
+
+def _runs(architecture: str, fine_tuning: bool) -> list[TrainingRun]:
+    """Of every team: how fast a network trains is nobody's secret."""
+    metrics = EpochMetric.objects.filter(run=OuterRef("pk"))
     runs = (
         TrainingRun.objects.filter(architecture=architecture, images_per_second__gt=0, batch_size__gt=0)
-        .annotate(last_stage=Subquery(newest.values("stage")[:1]))
+        .annotate(
+            last_stage=Subquery(metrics.order_by("-epoch").values("stage")[:1]),
+            first_seconds=Subquery(metrics.exclude(stage=HEAD).order_by("epoch").values("seconds")[:1]),
+            epochs_seconds=Sum("metrics__seconds"),
+        )
         .select_related("preparation")
     )
     of_kind = runs.exclude(initial_weights=SCRATCH) if fine_tuning else runs.filter(initial_weights=SCRATCH)
     # While only the head learns, images go through the backbone once; that speed says nothing about the rest.
-    for run in [run for run in of_kind[:LOOKED_AT] if run.last_stage != HEAD]:
-        step = run.batch_size / run.images_per_second
-        at = run.finished_at or run.progress_at or run.created_at
-        speed = estimates.Speed(step, step * estimates.FORWARD_SHARE, _start_seconds(architecture))
-        yield Measurement(run.preparation.image_size, run.batch_size, speed, at, f"seen in a training of {_date(at)}")
+    return [run for run in of_kind[:LOOKED_AT] if run.last_stage != HEAD]
 
 
-def _start_seconds(architecture: str) -> float:
-    test = SpeedTest.objects.filter(architecture=architecture, start_seconds__gt=0).first()
-    return test.start_seconds if test else estimates.START_SECONDS
+def _of_run(run: Any) -> Measurement:
+    at = run.finished_at or run.progress_at or run.created_at
+    return Measurement(run.preparation.image_size, run.batch_size, _speed_of(run), at, f"{SEEN} {_date(at)}")
+
+
+def _speed_of(run: Any) -> estimates.Speed:
+    step = run.batch_size / run.images_per_second
+    return estimates.Speed(step, step * estimates.FORWARD_SHARE, estimates.START_SECONDS)
+
+
+def _start_of(run: Any) -> float | None:
+    """Seconds that a finished training took beside its epochs and its evaluation: mostly to start and to compile.
+
+    None when it was interrupted, for then nobody knows.
+    """
+    if run.state != Job.State.SUCCEEDED or run.interruptions or not (run.seconds and run.epochs_seconds):
+        return None
+    usual = estimates.duration(plan_of(run), _speed_of(run))
+    # The graph is compiled within the first epoch.
+    compiling = max((run.first_seconds or usual.epoch) - usual.epoch, 0.0)
+    return max(run.seconds - run.epochs_seconds - usual.evaluation, 0.0) + compiling
 
 
 def _date(at: datetime) -> str:
@@ -119,12 +156,13 @@ def plan_of(run: TrainingRun) -> estimates.Plan:
     return plan(run.preparation, run.architecture, configuration, pretrained=run.initial_weights != SCRATCH)
 
 
-def seconds_left(run: TrainingRun) -> float | None:
-    """Until the run ends if it does not stop early; None when nothing tells."""
+def seconds_left(run: TrainingRun, speed_of: Callable[..., Measurement | None] = measured) -> float | None:
+    """Until the run ends if it does not stop early; None when nothing tells. speed_of: `measured`, or its memory."""
     wanted = plan_of(run)
-    rows = list(run.metrics.values_list("stage", "seconds"))
+    # Not `values_list`: where many runs are looked at, their epochs were read together.
+    rows = [(row.stage, row.seconds) for row in run.metrics.all()]
     tuned = [seconds for stage, seconds in rows if stage != HEAD and seconds is not None]
-    expected = _expected(run, wanted) if len(tuned) < 2 or not run.images_per_second else None
+    expected = _expected(run, wanted, speed_of) if len(tuned) < 2 or not run.images_per_second else None
     if run.images_per_second and rows and rows[-1][0] != HEAD:
         everything = wanted.train + wanted.validation + wanted.test
         evaluation = estimates.FORWARD_SHARE * everything / run.images_per_second
@@ -140,8 +178,11 @@ def seconds_left(run: TrainingRun) -> float | None:
     )
 
 
-def _expected(run: TrainingRun, wanted: estimates.Plan) -> estimates.Duration | None:
-    found = measured(run.architecture, wanted.image_size, wanted.batch_size, fine_tuning=run.initial_weights != SCRATCH)
+def _expected(
+    run: TrainingRun, wanted: estimates.Plan, speed_of: Callable[..., Measurement | None]
+) -> estimates.Duration | None:
+    tuning = run.initial_weights != SCRATCH
+    found = speed_of(run.architecture, wanted.image_size, wanted.batch_size, fine_tuning=tuning)
     return estimates.duration(wanted, found.speed) if found else None
 
 
@@ -192,14 +233,35 @@ def obstacle_of(run: TrainingRun) -> str:
         return f"The training queue is paused{reason} The run starts when somebody opens the queue again."
     if not queue_is_alive(run.cluster):
         return NO_WORKER
-    return ""
+    team = run.preparation.dataset.condition.team
+    return limit_words(team, running_by_team()[team.pk]) if team else ""
 
 
 NO_WORKER = (
-    "No training worker gives a sign of life, so nothing can start. The run waits and is not lost: it starts by itself "
-    "when an administrator has started the worker (make run starts everything, manage.py run_queue train only the "
-    "training worker). System Status shows it."
+    "No training worker gives a sign of life, so nothing can start. What waits is not lost: it starts by itself when "
+    "an administrator has started the worker (make run starts everything, manage.py run_queue train only the training "
+    "worker). System Status shows it."
 )
+
+
+def running_by_team() -> "Counter[int | None]":
+    """How many trainings of each team run, by the team's key."""
+    running = TrainingRun.objects.filter(state=Job.State.RUNNING)
+    return Counter(running.values_list(TrainingRun.objects.all().team_path, flat=True))
+
+
+def limit_words(team: Team | None, running: int, *, shown: bool = True) -> str:
+    """Why the limit of the team lets nothing more start while so many of its trainings run; "" when it does not.
+
+    shown: whether the reader may know which team it is.
+    """
+    if team is None or team.training_limit is None or running < team.training_limit:
+        return ""
+    if team.training_limit == 0:
+        return f"{team if shown else 'Its team'} may not train at present; an administrator sets the limit."
+    if not shown:
+        return "Its team trains as many at once as it may."
+    return f"{team} trains {team.training_limit} at once, as many as it may. It starts when one of them has ended."
 
 
 def live_view(run: TrainingRun) -> dict[str, Any]:

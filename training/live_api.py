@@ -12,6 +12,8 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from datasets.models import IMAGE_SIZES
+from xrayplatform.fields import OneOfField
+from xrayplatform.http import choice_filter, row_filter
 
 from .configurations import OPTIONS
 from .live import hints_of
@@ -112,6 +114,7 @@ class LiveActions(GenericViewSet):
 
 
 class SpeedTestSerializer(serializers.ModelSerializer):
+    disturbed = serializers.SerializerMethodField(help_text="a training ran on the same machine meanwhile")
     images_per_second = serializers.FloatField(read_only=True, allow_null=True)
 
     class Meta:
@@ -119,14 +122,17 @@ class SpeedTestSerializer(serializers.ModelSerializer):
         fields = [
             "id", "state", "progress", "message", "error", "hint", "architecture", "image_size", "batch_size",
             "fine_tuning", "step_seconds", "prediction_seconds", "start_seconds", "images_per_second", "peak_memory",
-            "created_at", "finished_at",
+            "disturbed", "created_at", "finished_at",
         ]  # fmt: skip
         read_only_fields = fields
 
+    def get_disturbed(self, test: SpeedTest) -> bool:
+        return test.disturbed if hasattr(test, "disturbed") else test.is_disturbed
+
 
 class RequestSpeedTestSerializer(serializers.Serializer):
-    architecture = serializers.ChoiceField(choices=list(ARCHITECTURES))
-    image_size = serializers.ChoiceField(choices=list(IMAGE_SIZES), default=224)
+    architecture = OneOfField(choices=list(ARCHITECTURES))
+    image_size = OneOfField(choices=list(IMAGE_SIZES), default=224)
     batch_size = serializers.IntegerField(
         min_value=1,
         max_value=int(OPTIONS["batch_size"].range.high),
@@ -137,6 +143,11 @@ class RequestSpeedTestSerializer(serializers.Serializer):
 
 
 class SpeedTestFilter(django_filters.FilterSet):
+    state = choice_filter(SpeedTest.State.values)
+    architecture = choice_filter(ARCHITECTURES)
+    image_size = choice_filter(IMAGE_SIZES, coerce=int)
+    batch_size = row_filter("batch_size")
+
     class Meta:
         model = SpeedTest
         fields = ["state", "architecture", "image_size", "batch_size"]
@@ -155,7 +166,7 @@ class SpeedTestViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Generic
     }
 
     def get_queryset(self) -> QuerySet:
-        return SpeedTest.objects.all()
+        return SpeedTest.objects.with_disturbance()
 
     @extend_schema(request=RequestSpeedTestSerializer, responses={202: SpeedTestSerializer})
     def create(self, request: Request) -> Response:

@@ -9,10 +9,10 @@ from registry.models import ModelVersion
 from xrayplatform.jobs import JobError
 from xrayplatform.system import NotEnoughDisk, Resources, require_disk, resources
 
-from . import estimates, waiting
+from . import estimates, independence, waiting
 from .advice import warnings_of
 from .configurations import Configuration
-from .live import measured, plan
+from .live import NO_WORKER, limit_words, measured, plan, running_by_team
 from .ml.architectures import ARCHITECTURES
 from .ml.initial import advice as weights_advice
 from .models import NotPrepared, TrainingRun
@@ -77,11 +77,12 @@ def preflight(
         preparation, missing = None, error
     weights, pretrained = _weights(architecture, initial, version, dataset, user)
     checks = [_prepared(dataset, preparation, missing), weights, _processor(machine)]
-    checks += [_disk(architecture), _queue(user)]
+    checks += [_disk(architecture), _queue(dataset, user)]
     condition = dataset.condition
     checks += [Check("Options", "warning", text) for text in warnings_of(configuration.to_json(), condition)]
     if preparation is None:
         return Preflight(checks)
+    checks += [Check("Test part", "warning", text) for text in independence.warnings_of(version, preparation)]
     wanted = plan(preparation, architecture, configuration, pretrained=pretrained)
     checks.insert(3, _memory(wanted, machine))
     key = {
@@ -100,6 +101,26 @@ def preflight(
         found.exact,
         measure=None if found.exact else key,
     )
+
+
+def obstacles(
+    dataset: Dataset,
+    preparation: Preparation | None,
+    architecture: str,
+    configuration: Configuration,
+    user: Any,
+    *,
+    initial: str = Initial.AUTO,
+    version: ModelVersion | None = None,
+) -> tuple[list[Check], bool]:
+    """What weights, disk and memory have against one of several trainings, and whether it starts from weights."""
+    weights, pretrained = _weights(architecture, initial, version, dataset, user)
+    checks = [weights, _disk(architecture)]
+    if preparation is not None:
+        wanted = plan(preparation, architecture, configuration, pretrained=pretrained)
+        checks.append(_memory(wanted, resources()))
+        checks += [Check("Test part", "warning", text) for text in independence.warnings_of(version, preparation)]
+    return [check for check in checks if check.level != "ok"], pretrained
 
 
 def prepare_url(dataset: Dataset, missing: NotPrepared) -> str:
@@ -184,20 +205,23 @@ def _free_memory(wanted: estimates.Plan, words: str, need: int, machine: Resourc
     return Check("Memory", "warning", text, smaller)
 
 
-def _queue(user: Any) -> Check:
+def _queue(dataset: Dataset, user: Any) -> Check:
     state = waiting.overview(user)
     if not state.worker_alive:
-        return Check("Queue", "warning", waiting.NO_WORKER, waiting.START_WORKER)
+        return Check("Queue", "warning", NO_WORKER)
+    team = dataset.condition.team
+    limit = limit_words(team, running_by_team()[team.pk]) if team else ""
+    if limit:
+        return Check("Queue", "warning", limit, "The training waits until then.")
     if state.queue.paused:
         reason = f": {state.queue.reason}" if state.queue.reason else "."
         return Check("Queue", "warning", f"The training queue is paused{reason}", "Waiting runs start when it is open.")
-    ahead = len(state.running) + len(state.waiting)
+    ahead = state.ahead_of_new()
     if not ahead:
-        return Check("Queue", "ok", "Starts at once: nothing else is running or waiting.")
-    others = "one other run" if ahead == 1 else f"{ahead} other runs"
-    seconds = [entry.seconds for entry in (*state.running, *state.waiting)]
-    known = [value for value in seconds if value is not None]
-    time = f", after about {_minutes(sum(known))}" if len(known) == ahead else ""
+        return Check("Queue", "ok", "Starts at once: nothing is ahead of it.")
+    others = "one other run" if len(ahead) == 1 else f"{len(ahead)} other runs"
+    known = [entry.seconds for entry in ahead if entry.seconds is not None]
+    time = f", after about {_minutes(sum(known))}" if len(known) == len(ahead) else ""
     return Check("Queue", "ok", f"Starts after {others}{time}.")
 
 

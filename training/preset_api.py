@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import django_filters
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
@@ -10,18 +11,31 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
+from xrayplatform.fields import RowField, StrictSerializer
+from xrayplatform.http import row_filter
 from xrayplatform.teams import Team
 
-from .configurations import PRESETS, Configuration, ConfigurationError
+from .configurations import OPTIONS, ConfigurationError
 from .models import SavedPreset
 from .serializers import OptionsSerializer
 
 
-class PresetSerializer(serializers.ModelSerializer):
-    """A named configuration. Options that are left out are those of Standard, or stay as they are in a change."""
+class PresetOptionsSerializer(OptionsSerializer):
+    """Every training option, none of them required; null is that of Standard."""
 
-    configuration = OptionsSerializer(required=False)
-    team = serializers.PrimaryKeyRelatedField(
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        super().validate(attrs)
+        return {name: attrs[name] for name in OPTIONS if name in attrs}
+
+
+class PresetSerializer(StrictSerializer, serializers.ModelSerializer):
+    """A named configuration. Options that are left out are those of Standard, or stay as they are in a change.
+
+    In a change, null puts an option back to that of Standard, which for some is "the architecture's own".
+    """
+
+    configuration = PresetOptionsSerializer(required=False)
+    team = RowField(
         queryset=Team.objects.none(), required=False, allow_null=True,
         help_text="who sees it; null is everybody, left out the first of your teams",
     )  # fmt: skip
@@ -48,10 +62,9 @@ class PresetSerializer(serializers.ModelSerializer):
         by = self.context["request"].user
         preset = self.instance or SavedPreset(team=by.teams.first())
         try:
-            base = Configuration.from_json(preset.configuration) if preset.pk else PRESETS["standard"].configuration
+            preset.set_options(values.pop("configuration", {}))
         except ConfigurationError as error:
-            raise serializers.ValidationError({"configuration": [f"What is stored: {error}"]}) from error
-        preset.configuration = base.with_options(**values.pop("configuration", {})).to_json()
+            raise serializers.ValidationError({"configuration": [str(error)]}) from error
         for name, value in values.items():
             setattr(preset, name, value)
         try:
@@ -62,11 +75,20 @@ class PresetSerializer(serializers.ModelSerializer):
         return preset
 
 
+class PresetFilter(django_filters.FilterSet):
+    team = row_filter("team_id")
+
+    class Meta:
+        model = SavedPreset
+        fields = ["team"]
+
+
 class PresetViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
     """Saved training options: list, save, change, delete. A run takes one as `configuration`: "saved:12"."""
 
     queryset = SavedPreset.objects.none()
     serializer_class = PresetSerializer
+    filterset_class = PresetFilter
     permissions = {
         "list": "training.view_savedpreset",
         "retrieve": "training.view_savedpreset",

@@ -43,7 +43,7 @@ def queue_pause(request: HtmxHttpRequest) -> HttpResponse:
     if not form.is_valid():
         return _page(request, form, status=400)
     if not TrainingQueue.pause(request.user, form.cleaned_data["reason"]):
-        messages.info(request, "The queue was paused already.")
+        messages.info(request, "The queue was paused already, for the same reason.")
     return redirect("training:queue-detail")
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import django_filters
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import mixins, serializers, status
@@ -11,6 +12,8 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from datasets.models import Dataset
+from xrayplatform.fields import OneOfField, RowField, StrictSerializer
+from xrayplatform.http import choice_filter
 
 from .comparing import compare
 from .configurations import ConfigurationError
@@ -71,12 +74,12 @@ class SearchDetailSerializer(SearchSerializer):
         return self.comparison.conclusion
 
 
-class StartSearchSerializer(serializers.Serializer):
+class StartSearchSerializer(StrictSerializer):
     """What starts a search: one run for every combination of architecture and values."""
 
-    dataset = serializers.PrimaryKeyRelatedField(queryset=Dataset.objects.none())
+    dataset = RowField(queryset=Dataset.objects.none())
     name = serializers.CharField(max_length=80, required=False, default="", allow_blank=True)
-    architectures = serializers.ListField(child=serializers.ChoiceField(choices=list(ARCHITECTURES)))
+    architectures = serializers.ListField(child=OneOfField(choices=list(ARCHITECTURES)))
     configuration = serializers.CharField(
         max_length=80,
         default="standard",
@@ -88,8 +91,8 @@ class StartSearchSerializer(serializers.Serializer):
         default=dict,
         help_text='values of each option that varies, such as {"learning_rate": [0.001, 0.0003]}',
     )
-    mode = serializers.ChoiceField(choices=Search.Mode, default=Search.Mode.GRID)
-    eta = serializers.ChoiceField(choices=list(ETAS), default=ETA, help_text="one run in so many goes on; halving only")
+    mode = OneOfField(choices=Search.Mode, default=Search.Mode.GRID)
+    eta = OneOfField(choices=list(ETAS), default=ETA, help_text="one run in so many goes on; halving only")
 
     def get_fields(self) -> dict[str, serializers.Field]:
         fields = super().get_fields()
@@ -110,12 +113,20 @@ class StartSearchSerializer(serializers.Serializer):
         return attrs
 
 
+class SearchFilter(django_filters.FilterSet):
+    mode = choice_filter(Search.Mode.values)
+
+    class Meta:
+        model = Search
+        fields = ["mode"]
+
+
 class SearchViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
     """Several trainings as one, compared at the end: start, follow, cancel."""
 
     queryset = Search.objects.none()
     serializer_class = SearchSerializer
-    filterset_fields = ["mode"]
+    filterset_class = SearchFilter
     permissions = {
         "list": "training.view_search",
         "retrieve": "training.view_search",

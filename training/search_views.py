@@ -11,17 +11,20 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from datasets.models import Dataset, Preparation
+from registry.models import ModelVersion
 from xrayplatform.access import allow
 from xrayplatform.http import HtmxHttpRequest
 from xrayplatform.jobs import JobError
 
 from .comparing import Comparison, compare
 from .configurations import OPTIONS, ConfigurationError
+from .forms import InitialWeightsForm
 from .ml.architectures import ARCHITECTURES
-from .models import NotPrepared, SavedPreset, Search
+from .models import NotPrepared, SavedPreset, Search, TrainingRun
+from .preflight import prepare_url
 from .pretrained import weights_state
+from .search_preflight import outlook
 from .searching import ETA, ETAS, MAX_RUNS, MAX_VARIED, VARIABLE, Plan, parse_values, plan
-from .waiting import plan_seconds
 
 GROUPED_OPTIONS = [("", "Nothing")] + [
     (group, [(name, OPTIONS[name].label) for name in VARIABLE if OPTIONS[name].group == group])
@@ -29,8 +32,8 @@ GROUPED_OPTIONS = [("", "Nothing")] + [
 ]
 
 
-class SearchForm(forms.Form):
-    """Dataset, architectures, a base configuration, and the values of up to three options."""
+class SearchForm(InitialWeightsForm):
+    """Dataset, architectures, initial weights, a base configuration, and the values of up to three options."""
 
     dataset = forms.ModelChoiceField(Dataset.objects.none(), empty_label=None)
     name = forms.CharField(
@@ -52,6 +55,7 @@ class SearchForm(forms.Form):
         super().__init__(*args, **kwargs)
         datasets = Dataset.objects.visible_to(user).filter(state=Dataset.State.PRESENT)
         self.fields["dataset"].queryset = datasets
+        self.offer_versions(user)
         self.presets = SavedPreset.objects.select_related("team", "created_by").offered_to(user)
         self.fields["configuration"].choices = [(key, preset.label) for key, preset in self.presets.items()]
         for number in range(1, MAX_VARIED + 1):
@@ -65,6 +69,11 @@ class SearchForm(forms.Form):
     @property
     def varied_fields(self) -> list[tuple[Any, Any]]:
         return [(self[f"option_{number}"], self[f"values_{number}"]) for number in range(1, MAX_VARIED + 1)]
+
+    @property
+    def starts_from(self) -> dict[str, Any]:
+        """What all runs start from, as `Search.start` takes it."""
+        return {"initial": self.cleaned_data["initial"], "version": self.cleaned_data["initial_version"]}
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -127,14 +136,16 @@ def search_create(request: HtmxHttpRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:
-            return redirect(Search.start(data["dataset"], form.plan, request.user, name=data["name"]))
-        except NotPrepared:
-            unprepared = data["dataset"]
+            search = Search.start(data["dataset"], form.plan, request.user, name=data["name"], **form.starts_from)
+            return redirect(search)
+        except NotPrepared as error:
+            unprepared = error
         except JobError as error:
             messages.error(request, f"{error} {error.hint}")
     context = {
         "form": form,
         "unprepared": unprepared,
+        "prepare_url": prepare_url(form.cleaned_data["dataset"], unprepared) if unprepared else "",
         "datasets": Dataset.objects.visible_to(request.user).filter(state=Dataset.State.PRESENT).for_pages(),
         "architectures": [(item, weights_state(item)) for item in ARCHITECTURES.values()],
         "chosen": form["architectures"].value() or [],
@@ -153,19 +164,14 @@ def _initial(request: HttpRequest) -> dict[str, object]:
         "values_1": "0.0005, 0.001, 0.002",
         "mode": Search.Mode.HALVING,
         "eta": ETA,
+        "initial": TrainingRun.Initial.AUTO,
     }
 
 
 def _what_comes_out(request: HttpRequest, form: SearchForm) -> HttpResponse:
     context: dict[str, Any] = {"form": form}
     if form.is_valid():
-        preparation = form.cleaned_data["dataset"].preparation
-        context |= {
-            "plan": form.plan,
-            "all_epochs": sum(item.configuration.epochs for item in form.plan.candidates),
-            "seconds": plan_seconds(form.plan, preparation) if preparation else None,
-            "prepared": preparation is not None and preparation.is_ready,
-        }
+        context["outlook"] = outlook(form.cleaned_data["dataset"], form.plan, request.user, **form.starts_from)
     return render(request, "training/_search_plan.html", context)
 
 
@@ -186,11 +192,18 @@ def search_detail(request: HtmxHttpRequest, pk: int) -> HttpResponse:
         "comparison": comparison,
         "curve_tables": curve_tables(comparison),
         "base": base_options(search),
+        "initial": TrainingRun.Initial(search.parameters.get("initial") or TrainingRun.Initial.AUTO).label,
+        "initial_version": _initial_version(search),
     }
     response = render(request, template, context)
     if request.htmx and not comparison.is_active:
         response["HX-Refresh"] = "true"
     return response
+
+
+def _initial_version(search: Search) -> ModelVersion | None:
+    """The version that all runs start from, if it was one."""
+    return ModelVersion.objects.select_related("condition").filter(pk=search.parameters.get("initial_version")).first()
 
 
 def base_options(search: Search) -> dict[str, Any]:

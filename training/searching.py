@@ -5,12 +5,13 @@ The race is successive halving: all runs train a few epochs, the best of them go
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from .configurations import OPTIONS, Configuration, ConfigurationError
+from .ml.stages import head_epochs
 
 MAX_RUNS = 60
 MAX_VARIED = 3
@@ -19,6 +20,10 @@ ETA = 3
 ETAS = (2, 3, 4)
 # After a single epoch the order of runs says little.
 SMALLEST_RUNG = 2
+# Losses that differ by less than rounding does are equal.
+TIE = 1e-6
+# With fewer validation images in a class no ranking of runs can be trusted.
+LEAST_OF_A_CLASS = 20
 # They choose the preparation, and a search has one.
 _OF_PREPARATION = ("image_size", "preprocessing")
 VARIABLE = tuple(name for name in OPTIONS if name not in _OF_PREPARATION)
@@ -38,7 +43,8 @@ class Candidate:
 class Plan:
     """What a search is to train. preset: the name of `base`. values: of each option that varies.
 
-    eta: one run in `eta` goes on after each comparison; None trains all to the end.
+    eta: one run in `eta` goes on after each comparison; None trains all to the end. pretrained: the architectures
+    whose runs start from weights.
     """
 
     architectures: tuple[str, ...]
@@ -47,11 +53,36 @@ class Plan:
     values: dict[str, list[Any]]
     eta: int | None
     candidates: tuple[Candidate, ...]
+    pretrained: frozenset[str] = frozenset()
+
+    def starting_from_weights(self, architectures: Iterable[str]) -> "Plan":
+        """The same plan where the runs of these architectures start from weights, which moves the comparisons."""
+        return replace(self, pretrained=frozenset(architectures))
 
     @property
     def rungs(self) -> tuple[int, ...] | None:
         """The epochs after which runs are compared; None where all train to the end."""
-        return rungs(self.base.epochs, len(self.candidates), eta=self.eta) if self.eta else None
+        if self.eta is None:
+            return None
+        return rungs(self.base.epochs, len(self.candidates), eta=self.eta, first=self.first_rung)
+
+    @property
+    def head_epochs(self) -> list[int]:
+        """Of each run, the epochs in which only its head learns."""
+        return [
+            head_epochs(item.configuration) if item.architecture in self.pretrained else 0 for item in self.candidates
+        ]
+
+    @property
+    def first_rung(self) -> int:
+        """The epochs that a run must have trained before it may be compared.
+
+        While only the heads learn, what concerns fine-tuning and augmentation has had no influence yet: runs that
+        start from weights are compared when all that are fine-tuned at all have been so for a while.
+        """
+        tuned = [item.configuration.fine_tuning_depth > 0 for item in self.candidates]
+        heads = [epochs for epochs, later in zip(self.head_epochs, tuned, strict=True) if later]
+        return max(heads, default=0) + SMALLEST_RUNG
 
     @property
     def epochs(self) -> int:
@@ -90,9 +121,11 @@ def plan(
     """
     if eta is not None and eta not in ETAS:
         raise ConfigurationError("eta", f"One run in {' or '.join(map(str, ETAS))} can go on, not one in {eta!r}.")
-    checked = {option: _checked(option, given, base, eta is not None) for option, given in values.items()}
     names = tuple(dict.fromkeys(architectures))
-    _check_count(names, checked)
+    # Before each value is looked at: somebody may send a million of them.
+    _refuse_too_many(names, values)
+    checked = {option: _checked(option, given, base, eta is not None) for option, given in values.items()}
+    _refuse_too_few(names, checked)
     base = base.with_options(**{option: given[0] for option, given in checked.items() if len(given) == 1})
     varied = {option: given for option, given in checked.items() if len(given) > 1}
     choices = [dict(zip(varied, choice, strict=True)) for choice in product(*varied.values())]
@@ -144,15 +177,23 @@ def _why_not(option: str) -> str:
     return f"There is no training option {option!r}; there are {', '.join(VARIABLE)}."
 
 
-def _check_count(architectures: Sequence[str], values: Mapping[str, Sequence[Any]]) -> None:
-    if not architectures:
-        raise ConfigurationError("architectures", "Choose at least one architecture.")
+def _refuse_too_many(architectures: Sequence[str], values: Mapping[str, Sequence[Any]]) -> None:
     if len(values) > MAX_VARIED:
         raise ConfigurationError("values", f"At most {MAX_VARIED} options can vary at once, not {len(values)}.")
-    count = len(architectures) * math.prod(len(given) for given in values.values())
+    count = max(len(architectures), 1) * math.prod(len(set(map(_key, given))) for given in values.values())
     if count > MAX_RUNS:
         raise ConfigurationError("values", f"These are {count} runs; at most {MAX_RUNS} are allowed. Vary less.")
-    if count < 2:
+
+
+def _key(value: Any) -> Any:
+    """What tells two values apart, also those that cannot be used: 1 and 1.0 are the same, 1 and true are not."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else repr(value)
+
+
+def _refuse_too_few(architectures: Sequence[str], values: Mapping[str, Sequence[Any]]) -> None:
+    if not architectures:
+        raise ConfigurationError("architectures", "Choose at least one architecture.")
+    if len(architectures) * math.prod(len(given) for given in values.values()) < 2:
         raise ConfigurationError(
             "values", "This is one run only. Choose several architectures, or give an option several values."
         )
@@ -165,14 +206,15 @@ def _words(option: str) -> str:
 # -- Successive halving
 
 
-def rungs(epochs: int, runs: int, *, eta: int = ETA) -> tuple[int, ...]:
+def rungs(epochs: int, runs: int, *, eta: int = ETA, first: int = SMALLEST_RUNG) -> tuple[int, ...]:
     """The epochs after which runs are compared, each about `eta` times the one before; the last is `epochs`.
 
-    As many as it takes to go from `runs` to one, and no more than leave the first at SMALLEST_RUNG epochs or above:
-    9 runs of 25 epochs are compared after 3 and 8 epochs, and the last one trains all 25.
+    As many as it takes to go from `runs` to one, and no more than leave the first at `first` epochs or above:
+    9 runs of 25 epochs are compared after 3 and 8 epochs, and the last one trains all 25. With `first` at 7 they are
+    compared after 8 epochs alone, and three of them train to the end.
     """
     steps = 0
-    while runs > 1 and epochs / eta ** (steps + 1) >= SMALLEST_RUNG:
+    while runs > 1 and epochs / eta ** (steps + 1) >= first:
         runs = places(runs, eta=eta)
         steps += 1
     return tuple(round(epochs / eta ** (steps - step)) for step in range(steps + 1))
@@ -194,6 +236,23 @@ def ranking(losses: Mapping[int, float | None]) -> list[int]:
         return (math.inf if loss is None or math.isnan(loss) else loss, run)
 
     return sorted(losses, key=key)
+
+
+def going_on(losses: Mapping[int, float | None], number: int) -> list[int]:
+    """The best `number` runs by `ranking`, and those that tie with the last of them: a draw stops nobody.
+
+    A run without a loss ties with nobody.
+    """
+    order = ranking(losses)
+    best, others = order[:number], order[number:]
+    last = losses[best[-1]] if best else None
+    if last is None:
+        return best
+    return best + [run for run in others if _equal(losses[run], last)]
+
+
+def _equal(loss: float | None, other: float) -> bool:
+    return loss is not None and math.isclose(loss, other, rel_tol=TIE, abs_tol=TIE)
 
 
 def next_rung(ladder: Sequence[int], rung: int) -> int | None:
@@ -219,9 +278,17 @@ def planned_epochs(epochs: Sequence[int], ladder: Sequence[int] | None = None, *
 
 
 def auc_margin(auc: float, positives: int, negatives: int) -> float | None:
-    """Half of the 95 % interval of an area under the ROC curve (Hanley and McNeil 1982); None without both classes."""
-    if not positives or not negatives:
+    """Half of the 95 % interval of an area under the ROC curve, 0.5 at most; None without both classes.
+
+    The standard error of Hanley and McNeil (Radiology 1982;143:29-36) is 0 at an area of 1, however few the images
+    are. It is therefore taken at the area moved towards chance by one more image of the smaller class, which counts
+    half, and the margin is never below the rule of three (Hanley and Lippman-Hand, JAMA 1983;249:1743-5): where none
+    of n images went wrong, up to 3/n of them may.
+    """
+    fewer = min(positives, negatives)
+    if fewer <= 0:
         return None
-    q1, q2 = auc / (2 - auc), 2 * auc * auc / (1 + auc)
-    spread = auc * (1 - auc) + (positives - 1) * (q1 - auc * auc) + (negatives - 1) * (q2 - auc * auc)
-    return 1.96 * math.sqrt(max(spread, 0.0) / (positives * negatives))
+    moved = (auc * fewer + 0.5) / (fewer + 1)
+    q1, q2 = moved / (2 - moved), 2 * moved * moved / (1 + moved)
+    spread = moved * (1 - moved) + (positives - 1) * (q1 - moved * moved) + (negatives - 1) * (q2 - moved * moved)
+    return min(max(1.96 * math.sqrt(max(spread, 0.0) / (positives * negatives)), 3 / fewer), 0.5)

@@ -6,6 +6,7 @@ from rest_framework import serializers
 
 from datasets.models import Dataset
 from registry.models import ModelVersion
+from xrayplatform.fields import NumberField, OneOfField, RowField, StrictSerializer
 
 from .advice import warnings_of
 from .configurations import OPTIONS, PREPROCESSING, ConfigurationError, Option, complaints
@@ -18,6 +19,9 @@ class RunSerializer(serializers.ModelSerializer):
     dataset = serializers.IntegerField(source="preparation.dataset_id", read_only=True)
     condition = serializers.CharField(source="preparation.dataset.condition.slug", read_only=True)
     version_number = serializers.IntegerField(source="version.number", read_only=True, allow_null=True, default=None)
+    eta_seconds = serializers.FloatField(
+        read_only=True, allow_null=True, help_text="left without early stopping, while it runs"
+    )
     warnings = serializers.SerializerMethodField(help_text="what to think of before the result is believed")
 
     class Meta:
@@ -28,6 +32,7 @@ class RunSerializer(serializers.ModelSerializer):
             "initial_weights", "epoch", "epochs", "search", "priority", "held", "epoch_limit",
             "batch_size", "images_per_second", "interruptions",
             "peak_memory", "version", "version_number", "warnings", "created_at", "started_at", "finished_at",
+            "eta_seconds",
         ]  # fmt: skip
         read_only_fields = fields
 
@@ -73,7 +78,7 @@ class RunLogSerializer(serializers.Serializer):
     log = serializers.CharField()
 
 
-class OptionsSerializer(serializers.Serializer):
+class OptionsSerializer(StrictSerializer):
     """Every training option, none of them required."""
 
     def get_fields(self) -> dict[str, serializers.Field]:
@@ -92,26 +97,28 @@ def option_field(option: Option) -> serializers.Field:
     """The range is checked by the configuration, whose message names the field."""
     words = {"help_text": option.help, "required": False, "allow_null": True}
     if option.name == "preprocessing":
-        return serializers.ListField(child=serializers.ChoiceField(choices=PREPROCESSING), **words)
+        return serializers.ListField(child=OneOfField(choices=PREPROCESSING), **words)
     if option.range is not None:
         words["help_text"] = f"{option.help} Must be {option.range}."
-        kind = serializers.IntegerField if option.range.kind is int else serializers.FloatField
+        kind = serializers.IntegerField if option.range.kind is int else NumberField
         return kind(**words)
     if option.choices:
-        return serializers.ChoiceField(choices=list(option.choices.items()), **words)
+        # As the other image sizes of the API have none, a number needs no words.
+        numbers = isinstance(next(iter(option.choices)), int)
+        return OneOfField(choices=list(option.choices if numbers else option.choices.items()), **words)
     return serializers.BooleanField(**words)
 
 
 class StartRunSerializer(OptionsSerializer):
     """What starts a training. Options that are left out, or null, are those of the configuration."""
 
-    dataset = serializers.PrimaryKeyRelatedField(queryset=Dataset.objects.none())
-    architecture = serializers.ChoiceField(choices=list(ARCHITECTURES))
+    dataset = RowField(queryset=Dataset.objects.none())
+    architecture = OneOfField(choices=list(ARCHITECTURES))
     configuration = serializers.CharField(
         max_length=80, default="quick", help_text='quick, standard, intensive, or "saved:" and the number of a preset'
     )
-    initial = serializers.ChoiceField(TrainingRun.Initial.choices, default=TrainingRun.Initial.AUTO)
-    initial_version = serializers.PrimaryKeyRelatedField(
+    initial = OneOfField(choices=TrainingRun.Initial.choices, default=TrainingRun.Initial.AUTO)
+    initial_version = RowField(
         queryset=ModelVersion.objects.none(), required=False, allow_null=True, default=None,
         help_text='whose weights to start from, when `initial` is "version"',
     )  # fmt: skip

@@ -7,28 +7,23 @@ from functools import cache
 from statistics import mean
 from typing import Any
 
+from django.db.models import Prefetch
+
 from datasets.models import Preparation
 from xrayplatform.jobs import Job
 from xrayplatform.system import queue_is_alive
 
 from . import estimates, live
-from .ml.architectures import ARCHITECTURES
-from .models import TrainingQueue, TrainingRun
-from .pretrained import weights_state
+from .models import EpochMetric, TrainingQueue, TrainingRun
 from .searching import Candidate, Plan
-
-NO_WORKER = "No training worker is running on the server, so nothing can start."
-START_WORKER = (
-    "An administrator starts one there: make run starts everything, manage.py run_queue train only the training worker."
-)
-
 
 @dataclass(frozen=True)
 class Entry:
     """A run in the queue. run: None when it belongs to another team; its priority and place are shown all the same.
 
-    place: 1 for the run that starts next; None for one that runs, or that waits for its search. why: it waits.
-    seconds: that it will still take; starts_in: seconds until it starts, with one worker. None where not known.
+    place: 1 for the run that starts next; None for one that runs, or that waits for its search or for the limit of its
+    team. why: it waits. seconds: that it will still take; starts_in: seconds until it starts, with one worker. None
+    where not known. rank: its priority as a number.
     """
 
     run: TrainingRun | None
@@ -37,6 +32,7 @@ class Entry:
     why: str
     seconds: float | None
     starts_in: float | None
+    rank: int = TrainingRun.Priority.NORMAL
 
     def to_json(self) -> dict[str, Any]:
         known = {"priority": self.priority, "place": self.place, "why": self.why}
@@ -77,7 +73,13 @@ class Overview:
     @property
     def problem(self) -> str:
         """Why nothing starts at all, with what to do; "" when there is no such reason."""
-        return "" if self.worker_alive else f"{NO_WORKER} {START_WORKER}"
+        return "" if self.worker_alive else live.NO_WORKER
+
+    def ahead_of_new(self) -> list[Entry]:
+        """What a training that were asked for now would wait for: it overtakes runs of low priority, and blocked ones
+        overtake nobody."""
+        waiting = [entry for entry in self.waiting if entry.place and entry.rank >= TrainingRun.Priority.NORMAL]
+        return [*self.running, *waiting]
 
     def to_json(self) -> dict[str, Any]:
         queue = self.queue
@@ -101,19 +103,25 @@ def overview(user: Any) -> Overview:
     alive = queue_is_alive(TrainingRun.cluster)
     seconds = remaining_seconds(runs)
     running = [run for run in runs if run.state == Job.State.RUNNING]
-    full = _full_teams(running)
+    of_team = Counter(_team(run) for run in running)
     ahead: list[float | None] = [seconds[run.pk] for run in running]
 
     def entry(run: TrainingRun, place: int | None = None, why: str = "", starts_in: float | None = None) -> Entry:
         shown = run if run.pk in visible else None
-        return Entry(shown, run.get_priority_display(), place, why, seconds[run.pk], starts_in)
+        return Entry(shown, run.get_priority_display(), place, why, seconds[run.pk], starts_in, run.priority)
 
-    waiting = []
-    for place, run in enumerate((run for run in runs if run.state == Job.State.QUEUED and not run.held), start=1):
-        why = _why(run, place, queue, alive, full, shown=run.pk in visible)
-        known = alive and not queue.paused and _team(run) not in full and None not in ahead
+    waiting, place = [], 1
+    for run in (run for run in runs if run.state == Job.State.QUEUED and not run.held):
+        limit = live.limit_words(_team(run), of_team[_team(run)], shown=run.pk in visible)
+        why = _why(place, queue, alive, limit)
+        if limit:
+            # Others go first until the limit lets it go.
+            waiting.append(entry(run, None, why))
+            continue
+        known = alive and not queue.paused and None not in ahead
         waiting.append(entry(run, place, why, sum(ahead) if known else None))
         ahead.append(seconds[run.pk])
+        place += 1
     held = [run for run in runs if run.state == Job.State.QUEUED and run.held]
     return Overview(
         queue,
@@ -127,33 +135,23 @@ def overview(user: Any) -> Overview:
 def _active_runs() -> Iterable[TrainingRun]:
     """Waiting and running runs of everybody, the waiting ones in the order in which they start."""
     runs = TrainingRun.objects.filter(state__in=Job.ACTIVE).order_by("-priority", "pk")
-    return runs.select_related("preparation__dataset__condition__team", "search", "created_by")
+    return runs.select_related("preparation__dataset__condition__team", "search", "created_by").prefetch_related(
+        Prefetch("metrics", EpochMetric.objects.filter(run__state=Job.State.RUNNING))
+    )
 
 
 def _team(run: TrainingRun) -> Any:
     return run.preparation.dataset.condition.team
 
 
-def _full_teams(running: Iterable[TrainingRun]) -> set[Any]:
-    counts = Counter(_team(run) for run in running if _team(run))
-    return {team for team, count in counts.items() if team.training_limit is not None and count >= team.training_limit}
-
-
-def _why(run: TrainingRun, place: int, queue: TrainingQueue, alive: bool, full: set[Any], *, shown: bool) -> str:
-    team = _team(run)
+def _why(place: int, queue: TrainingQueue, alive: bool, limit: str) -> str:
     if queue.paused:
         return "The queue is paused."
-    if team in full or (team and team.training_limit == 0):
-        return _limit_words(team, shown=shown)
+    if limit:
+        return limit
     if not alive:
-        return "No training worker is running."
+        return "No training worker gives a sign of life."
     return "Next, as soon as a worker is free." if place == 1 else f"Its turn comes after {_runs(place - 1)}."
-
-
-def _limit_words(team: Any, *, shown: bool) -> str:
-    if not shown:
-        return "Its team trains as many at once as it may."
-    return f"{team} trains {team.training_limit} at once, as many as it may. It starts when one of them has ended."
 
 
 def _held_words(run: TrainingRun, *, shown: bool) -> str:
@@ -180,7 +178,7 @@ def _remaining(run: TrainingRun, speed_of: Callable[..., live.Measurement | None
         # Whether it goes on at all is not known.
         return None
     if run.state == Job.State.RUNNING and run.epoch_limit is None:
-        return live.seconds_left(run)
+        return live.seconds_left(run, speed_of)
     wanted = live.plan_of(run)
     fine_tuning = run.initial_weights != live.SCRATCH
     found = speed_of(run.architecture, wanted.image_size, wanted.batch_size, fine_tuning=fine_tuning)
@@ -196,7 +194,10 @@ def _remaining(run: TrainingRun, speed_of: Callable[..., live.Measurement | None
 def plan_seconds(wanted: Plan, preparation: Preparation) -> float | None:
     """Seconds that a search takes on one worker, early stopping left aside; None where nothing tells."""
     speed_of = cache(live.measured)
-    durations = [_duration(item, preparation, speed_of) for item in wanted.candidates]
+    durations = [
+        _duration(item, preparation, speed_of, pretrained=item.architecture in wanted.pretrained)
+        for item in wanted.candidates
+    ]
     known = [duration for duration in durations if duration is not None]
     if len(known) < len(durations):
         return None
@@ -206,13 +207,18 @@ def plan_seconds(wanted: Plan, preparation: Preparation) -> float | None:
     epoch, start, evaluation = (
         mean(getattr(duration, name) for duration in known) for name in ("epoch", "start", "evaluation")
     )
-    return wanted.epochs * epoch + sum(wanted.starts) * start + wanted.starts[-1] * evaluation
+    # While only the heads learn an epoch costs next to nothing.
+    epochs = max(wanted.epochs - sum(wanted.head_epochs), 0)
+    return epochs * epoch + sum(wanted.starts) * start + wanted.starts[-1] * evaluation
 
 
 def _duration(
-    item: Candidate, preparation: Preparation, speed_of: Callable[..., live.Measurement | None]
+    item: Candidate,
+    preparation: Preparation,
+    speed_of: Callable[..., live.Measurement | None],
+    *,
+    pretrained: bool,
 ) -> estimates.Duration | None:
-    pretrained = weights_state(ARCHITECTURES[item.architecture]) == "installed"
     numbers = live.plan(preparation, item.architecture, item.configuration, pretrained=pretrained)
     found = speed_of(item.architecture, numbers.image_size, numbers.batch_size, fine_tuning=pretrained)
     return found and estimates.duration(numbers, found.speed)

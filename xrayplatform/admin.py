@@ -77,6 +77,14 @@ class TeamAdmin(AuditedAdmin):
     search_fields = ["name"]
     filter_horizontal = ["members"]
 
+    def save_model(self, request: HttpRequest, obj: Team, form: Any, change: bool) -> None:
+        """How much a team may train is for many others the reason why they wait: both values are kept."""
+        super().save_model(request, obj, form, change)
+        if "training_limit" in form.changed_data:
+            before = {"training_limit": form.initial.get("training_limit")}
+            after = {"training_limit": obj.training_limit}
+            audit.record("team.training_limit", obj, actor=request.user, before=before, after=after)
+
 
 @admin.register(Condition)
 class ConditionAdmin(AuditedAdmin):

@@ -35,6 +35,7 @@ from training.search_api import SearchViewSet
 
 from . import audit, system
 from .conditions import Condition
+from .http import MAX_ROW, FlagFilter
 from .notifications import Notification, mark_read
 
 
@@ -99,7 +100,9 @@ class NotificationSerializer(serializers.ModelSerializer):
 
 
 class ReadSerializer(serializers.Serializer):
-    ids = serializers.ListField(child=serializers.IntegerField(), max_length=1000, required=False)
+    ids = serializers.ListField(
+        child=serializers.IntegerField(min_value=0, max_value=MAX_ROW), max_length=1000, required=False
+    )
 
 
 class ReadCountSerializer(serializers.Serializer):
@@ -107,7 +110,7 @@ class ReadCountSerializer(serializers.Serializer):
 
 
 class NotificationFilter(django_filters.FilterSet):
-    unread = django_filters.BooleanFilter("read_at", "isnull")
+    unread = FlagFilter("read_at", "isnull")
 
     class Meta:
         model = Notification

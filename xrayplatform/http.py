@@ -2,11 +2,12 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 
 import django_filters
+from django import forms
 from django.conf import settings
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
@@ -132,6 +133,34 @@ def row_filter(field: str) -> django_filters.NumberFilter:
     Not by a choice of rows: a choice would tell which numbers other teams have.
     """
     return django_filters.NumberFilter(field, min_value=0, max_value=MAX_ROW, decimal_places=0)
+
+
+class _Flag(forms.NullBooleanField):
+    """true, false or nothing; the usual field takes every other word for nothing."""
+
+    widget = forms.TextInput
+    words: ClassVar = {"": None, "true": True, "1": True, "false": False, "0": False}
+
+    def to_python(self, value: Any) -> bool | None:
+        word = str(value or "").strip().lower()
+        if word not in self.words:
+            raise ValidationError("Must be true or false.")
+        return self.words[word]
+
+
+class FlagFilter(django_filters.BooleanFilter):
+    """By true or false; another word is a wrong value."""
+
+    field_class = _Flag
+
+
+def choice_filter(choices: Iterable[Any], *, coerce: Callable[[str], Any] = str) -> django_filters.ChoiceFilter:
+    """By one of some values; a wrong one is answered with the right ones."""
+    values = list(choices)
+    wrong = f"%(value)s is not a choice; there are {', '.join(map(str, values))}."
+    return django_filters.TypedChoiceFilter(
+        choices=[(value, value) for value in values], coerce=coerce, error_messages={"invalid_choice": wrong}
+    )
 
 
 class NewestFirstPagination(CursorPagination):

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from django.apps import apps
 from django.conf import settings
 from django.db import DatabaseError, models, transaction
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django_q.tasks import async_task
 
@@ -124,7 +125,7 @@ class Job(models.Model):
 
     @property
     def seconds(self) -> float | None:
-        """Seconds the job has run or ran; None before it started."""
+        """Seconds since the job was first started, until its end, with those between attempts; None before that."""
         if not self.started_at:
             return None
         return ((self.finished_at or timezone.now()) - self.started_at).total_seconds()
@@ -160,7 +161,8 @@ class Job(models.Model):
                 lease_token=uuid.uuid4(),
                 lease_until=now + LEASE,
                 heartbeat_at=now,
-                started_at=now,
+                # A job that goes on was started before.
+                started_at=Coalesce("started_at", models.Value(now)),
                 host=socket.gethostname(),
                 pid=os.getpid(),
             )

@@ -20,7 +20,6 @@ VIEW = [
     "training.view_trainingrun",
     "training.view_epochmetric",
     "training.view_runnote",
-    "training.add_runnote",
     "training.view_search",
     "training.view_savedpreset",
     "training.view_trainingqueue",
@@ -34,7 +33,7 @@ SYSTEM = ["xrayplatform.view_system"]
 
 # A role is a Django group; `sync_roles` gives it exactly these permissions. What is not listed is denied.
 ROLES: dict[str, list[str]] = {
-    "clinician": [*VIEW, "inference.add_prediction"],
+    "clinician": [*VIEW, "training.add_runnote", "inference.add_prediction"],
     "data scientist": [
         *VIEW,
         *SYSTEM,
@@ -44,6 +43,7 @@ ROLES: dict[str, list[str]] = {
         "datasets.upload_dataset",
         "datasets.remove_pixels",
         "training.add_trainingrun",
+        "training.add_runnote",
         "training.cancel_trainingrun",
         "training.add_search",
         "training.add_speedtest",
@@ -55,6 +55,7 @@ ROLES: dict[str, list[str]] = {
         *VIEW,
         *SYSTEM,
         "registry.activate_modelversion",
+        "training.add_runnote",
         "training.cancel_trainingrun",
         "training.prioritise_trainingrun",
         "training.pause_trainingqueue",
@@ -67,6 +68,7 @@ ROLES: dict[str, list[str]] = {
         "xrayplatform.delete_team",
         "xrayplatform.change_condition",
         "datasets.change_dataset",
+        "training.add_runnote",
         "datasets.remove_pixels",
         "training.cancel_trainingrun",
         "training.prioritise_trainingrun",

@@ -15,11 +15,10 @@ from xrayplatform.jobs import Job, JobError, JobQuerySet, active_jobs_of, reap
 from xrayplatform.teams import TeamScopedQuerySet
 
 from ..cache import is_usable
-from ..enhancement import STEPS, ordered
+from ..enhancement import IMAGE_SIZES, STEPS, ordered
 from .dataset import Dataset
 from .scan import Scan
 
-IMAGE_SIZES = (64, 128, 224, 299)
 MAX_SEED = 2**31 - 1
 # Smallest and largest value of what can be chosen freely.
 # Of all images, for validation and test together.

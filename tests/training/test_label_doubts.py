@@ -234,6 +234,11 @@ def registering(run, monkeypatch):
     monkeypatch.setattr(train_run.TrainingRun, "write", lambda self, **fields: None)
 
 
+def trained_anyhow():
+    figures = SimpleNamespace(metrics={"test": {"warnings": []}})
+    return SimpleNamespace(doubts=[], initial_weights="scratch", evaluation=figures)
+
+
 def test_doubts_that_cannot_be_stored_do_not_undo_the_version(run, monkeypatch, caplog):
     registering(run, monkeypatch)
     ended = []
@@ -243,7 +248,7 @@ def test_doubts_that_cannot_be_stored_do_not_undo_the_version(run, monkeypatch, 
         raise IntegrityError("the image is gone")
 
     monkeypatch.setattr(Dataset, "write_doubts", fail)
-    train_run._register(run, SimpleNamespace(doubts=[], initial_weights="scratch"), None, train_run.StopCheck(run))
+    train_run._register(run, trained_anyhow(), None, train_run.StopCheck(run))
     assert ended == [run]
     assert "could not be stored" in caplog.text and "the image is gone" in caplog.text
 
@@ -256,7 +261,7 @@ def test_a_run_that_cannot_be_ended_leaves_the_doubts_of_the_last_one(run, monke
 
     doubt(run, "NORMAL/3.png")
     monkeypatch.setattr(train_run.TrainingRun, "succeed", fail)
-    trained = SimpleNamespace(doubts=[], initial_weights="scratch")
+    trained = trained_anyhow()
     with pytest.raises(RuntimeError):
         train_run._register(run, trained, None, train_run.StopCheck(run))
     assert doubted() == ["NORMAL/3.png"]

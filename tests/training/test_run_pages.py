@@ -310,8 +310,8 @@ def test_what_no_preparation_has_leads_to_where_exactly_that_is_prepared(logged_
 
 def test_a_size_that_cannot_be_prepared_is_told_with_those_that_can(logged_in, world):
     answer = logged_in.post(reverse("api:run-list"), choices(world, image_size=100))
-    assert answer.status_code == 409
-    assert "has no images of 100 pixels. Choose one of these sizes: 64, 128, 224, 299." in answer.json()["detail"]
+    assert answer.status_code == 400
+    assert answer.json()["errors"] == {"image_size": ["100 is not a choice; there are 64, 128, 224, 299."]}
 
 
 def test_a_preparation_whose_pixels_were_removed_does_not_count(world, others, alice):

@@ -342,7 +342,8 @@ def test_another_teams_object_is_not_found_even_with_every_working_role(world, c
 def test_an_object_without_a_team_is_found_by_every_team(world, charlie):
     world.condition.team = None
     world.condition.save()
-    world.preset.team = None
+    # Who did not create it may not delete it.
+    world.preset.team, world.preset.created_by = None, charlie
     world.preset.save()
     client = logged_in(charlie)
     answers = {str(row): ask(row, world, charlie, client).status_code for row in OF_TEAM}
@@ -430,7 +431,7 @@ def test_a_post_without_the_csrf_token_is_refused(name, alice):
     assert client.post(reverse(name)).status_code == 403
 
 
-def test_what_a_user_sends_beyond_the_options_is_ignored(world, alice, client):
+def test_what_a_user_sends_beyond_the_options_is_refused_by_name(world, alice, client):
     client.force_login(alice)
     sent = {
         "dataset": world.dataset.pk,
@@ -439,5 +440,5 @@ def test_what_a_user_sends_beyond_the_options_is_ignored(world, alice, client):
         "version": world.version.pk,
     }
     answer = client.post(reverse("api:run-list"), sent)
-    assert answer.status_code == 202
-    assert (answer.json()["state"], answer.json()["version"]) == ("queued", None)
+    assert answer.status_code == 400
+    assert set(answer.json()["errors"]) == {"state", "version"}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from datasets.cache import PreparedData
 from registry import statistics
+from training.hints import WHAT_TO_DO
 from training.ml.control import Cancelled, Paused, Stop, TrainingFailed
 from training.ml.schedules import Callback, Lasting, Place
 
@@ -108,8 +109,7 @@ class StopOnNonFiniteLoss(Callback):
 def not_a_number() -> TrainingFailed:
     return TrainingFailed(
         "The loss is no longer a number (it overflowed), so the network cannot learn any more.",
-        "Train again with a learning rate ten times smaller. If that does not help, look for blank or damaged images "
-        "in the dataset.",
+        WHAT_TO_DO["not-a-number"],
     )
 
 

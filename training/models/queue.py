@@ -39,7 +39,7 @@ class TrainingQueue(models.Model):
 
     @classmethod
     def pause(cls, by: Any, reason: str = "") -> bool:
-        """No waiting run starts any more. False when the queue was paused already."""
+        """No waiting run starts any more; an earlier pause gets the new reason. False when that was so already."""
         return cls._change(by, paused=True, reason=reason)
 
     @classmethod
@@ -56,10 +56,11 @@ class TrainingQueue(models.Model):
     def _change(cls, by: Any, *, paused: bool, reason: str) -> bool:
         with transaction.atomic():
             queue = cls.locked()
-            if queue.paused == paused:
+            reason = reason[:300]
+            if (queue.paused, queue.reason) == (paused, reason) or not (queue.paused or paused):
                 return False
             before = {"reason": queue.reason} if queue.paused else None
-            queue.paused, queue.reason, queue.changed_by = paused, reason[:300], by
+            queue.paused, queue.reason, queue.changed_by = paused, reason, by
             queue.save()
             verb = "pause" if paused else "open"
             audit.record(f"trainingqueue.{verb}", queue, actor=by, before=before, after={"reason": queue.reason})

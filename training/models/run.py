@@ -103,6 +103,7 @@ class TrainingRun(Job):
     priority = models.SmallIntegerField(choices=Priority, default=Priority.NORMAL, editable=False)
     held = models.BooleanField(default=False, editable=False, help_text="waits for the other runs of its search")
     epoch_limit = models.PositiveIntegerField(null=True, editable=False, help_text="pause after so many epochs")
+    not_before = models.DateTimeField(null=True, editable=False, help_text="not tried again earlier")
     drain_requested = models.BooleanField(default=False, editable=False, help_text="stop at a checkpoint, go on later")
     progress_at = models.DateTimeField(null=True, editable=False, help_text="when the training itself last moved on")
     batch_size = models.PositiveIntegerField(
@@ -169,11 +170,12 @@ class TrainingRun(Job):
         preset: str,
         initial: str = Initial.AUTO,
         version: ModelVersion | None = None,
+        recorded: bool = True,
     ) -> "TrainingRun":
         """Create the row and its audit entry, after the checks that can be made at once. Raises JobError.
 
         initial, version: what to start from, see `Initial`; with "auto" it is decided here, so that every attempt
-        starts from the same.
+        starts from the same. recorded: False leaves `record_start` to a caller that has not set all fields yet.
         """
         reap()
         preparation = preparation_for(dataset, configuration)
@@ -201,17 +203,21 @@ class TrainingRun(Job):
                 initial_weights=weights.words if weights else SCRATCH,
                 created_by=by,
             )
-            audit.record(
-                "run.start",
-                run,
-                actor=by,
-                after={
-                    "architecture": architecture,
-                    "configuration": run.configuration,
-                    "initial_weights": run.initial_weights,
-                },
-            )
+            if recorded:
+                run.record_start(by)
         return run
+
+    def record_start(self, by: Any) -> None:
+        """The audit entry of a new run."""
+        after = {
+            "architecture": self.architecture,
+            "preset": self.preset,
+            "configuration": self.configuration,
+            "initial_weights": self.initial_weights,
+            "search": self.search_id,
+            "priority": self.Priority(self.priority).label,
+        }
+        audit.record("run.start", self, actor=by, after=after)
 
     def starting_weights(self) -> InitialWeights | None:
         """What was chosen when the run was created, verified anew; None for scratch. Raises WeightsUnusable."""
@@ -270,7 +276,9 @@ class TrainingRun(Job):
             self.requeue(f"Paused after epoch {epoch}.", counted=False)
             return
         with transaction.atomic():
-            self.requeue(f"Compared with the others after epoch {epoch}.", counted=False, held=True)
+            reason = f"Compared with the others after epoch {epoch}."
+            message = f"Waits after {epoch} epochs for the other runs of its search"
+            self.requeue(reason, counted=False, held=True, message=message)
             self._tell_search()
 
     def _tell_search(self) -> None:
@@ -321,7 +329,7 @@ class TrainingRun(Job):
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds left at most, by its own steady epochs; stopping early may spare some. None where nothing tells."""
+        """Seconds left without early stopping, by its own steady epochs. None where nothing tells."""
         # Measurements are looked up among all runs.
         from ..live import seconds_left
 

@@ -1,16 +1,19 @@
 """Configurations that people saved under a name, for themselves and their team."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
-from django.db import models, transaction
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import IntegrityError, models, transaction
 from django.urls import reverse
 
 from xrayplatform import audit
 from xrayplatform.teams import Team, TeamScopedQuerySet
 
 from ..configurations import OPTIONS, PRESETS, SAVED, Configuration, ConfigurationError, Preset
+
+ADMINISTRATOR = "administrator"
 
 
 class SavedPresetQuerySet(TeamScopedQuerySet):
@@ -86,6 +89,20 @@ class SavedPreset(models.Model):
             if name in OPTIONS and value != usual[name]
         ]
 
+    def set_options(self, given: Mapping[str, Any]) -> None:
+        """Change some options; None puts one back to that of Standard.
+
+        Raises ConfigurationError, also for one that is stored, not given, and no longer allowed.
+        """
+        usual = PRESETS["standard"].configuration.to_json()
+        wanted = {name: usual.get(name) if value is None else value for name, value in given.items()}
+        try:
+            self.configuration = Configuration.from_json({**(self.configuration or usual), **wanted}).to_json()
+        except ConfigurationError as error:
+            if error.field in given:
+                raise
+            raise ConfigurationError(error.field, f"What is stored: {error} Change or reset that option too.") from error
+
     def as_preset(self) -> Preset:
         """Raises ConfigurationError when this release does not know its options any more."""
         configuration = Configuration.from_json(self.configuration)
@@ -107,19 +124,44 @@ class SavedPreset(models.Model):
     # -- Every change with its audit entry
 
     def store(self, by: Any) -> None:
-        """Create or change it. Raises ValidationError with the fields that are wrong."""
+        """Create or change it. Raises ValidationError with the fields that are wrong, and PermissionDenied."""
         before = SavedPreset.objects.filter(pk=self.pk).first()
         if before is None:
             self.created_by = by
+        elif self.team is not None:
+            before.require_owner(by)
         self.full_clean(exclude=["created_by", "configuration"])
-        with transaction.atomic():
-            self.save()
-            verb = "change" if before else "add"
-            earlier = before._audited() if before else None
-            audit.record(f"savedpreset.{verb}", self, actor=by, before=earlier, after=self._audited())
+        try:
+            with transaction.atomic():
+                self.save()
+                verb = "change" if before else "add"
+                earlier = before._audited() if before else None
+                audit.record(f"savedpreset.{verb}", self, actor=by, before=earlier, after=self._audited())
+        except IntegrityError:
+            # Somebody took the name after it was looked for.
+            self.clean()
+            raise
+
+    def may_be_taken_away_by(self, actor: Any) -> bool:
+        """Whether the actor may take it from others, by deleting it or by giving it to one team.
+
+        What everybody has, only who created it and administrators may; the command line itself (None) may all.
+        """
+        if self.team_id is not None or actor is None or actor.is_superuser:
+            return True
+        return actor.pk == self.created_by_id or actor.groups.filter(name=ADMINISTRATOR).exists()
+
+    def require_owner(self, actor: Any) -> None:
+        """Raises PermissionDenied unless the actor may take it away from others."""
+        if not self.may_be_taken_away_by(actor):
+            raise PermissionDenied(
+                f"Everybody has {self.name}: only who created it or an administrator may delete it or give it to a "
+                "team. Save a copy under another name instead."
+            )
 
     def remove(self, by: Any) -> None:
-        """Runs that used it keep their own copy of the options."""
+        """Runs that used it keep their own copy of the options. Raises PermissionDenied."""
+        self.require_owner(by)
         with transaction.atomic():
             audit.record("savedpreset.delete", self, actor=by, before=self._audited())
             self.delete()

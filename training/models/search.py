@@ -16,8 +16,11 @@ from xrayplatform.teams import TeamScopedQuerySet
 
 from .. import announcing, searching
 from ..configurations import OPTIONS
+from ..ml.initial import SCRATCH
 
 if TYPE_CHECKING:
+    from registry.models import ModelVersion
+
     from .run import TrainingRun
 
 logger = logging.getLogger(__name__)
@@ -87,27 +90,38 @@ class Search(models.Model):
 
     @classmethod
     def start(
-        cls, dataset: Dataset, plan: searching.Plan, by: Any, *, name: str = "", priority: int | None = None
+        cls,
+        dataset: Dataset,
+        plan: searching.Plan,
+        by: Any,
+        *,
+        name: str = "",
+        priority: int | None = None,
+        initial: str = "auto",
+        version: "ModelVersion | None" = None,
     ) -> "Search":
         """Create the search and all its runs, and put them into the queue: all or nothing. Raises JobError.
 
         Their priority is low unless told otherwise, so that single trainings of colleagues go first.
+        initial, version: what all runs start from, as `TrainingRun.create` takes it.
         """
         # The module of runs needs this one for its own table.
         from .run import TrainingRun
 
-        ladder = plan.rungs
-        first_rung = ladder[0] if ladder and len(ladder) > 1 else None
         with transaction.atomic():
+            start = {"preset": plan.preset, "initial": initial, "version": version, "recorded": False}
             runs = [
-                TrainingRun.create(dataset, item.architecture, item.configuration, by, preset=plan.preset)
+                TrainingRun.create(dataset, item.architecture, item.configuration, by, **start)
                 for item in plan.candidates
             ]
+            plan = plan.starting_from_weights(run.architecture for run in runs if run.initial_weights != SCRATCH)
+            ladder = plan.rungs
+            first_rung = ladder[0] if ladder and len(ladder) > 1 else None
             search = cls.objects.create(
                 name=name.strip()[:80] or _default_name(plan),
                 preparation=runs[0].preparation,
                 mode=cls.Mode.HALVING if plan.eta else cls.Mode.GRID,
-                parameters=plan.to_json(),
+                parameters={**plan.to_json(), "initial": initial, "initial_version": version and version.pk},
                 created_by=by,
             )
             rank = TrainingRun.Priority.LOW if priority is None else priority
@@ -115,6 +129,7 @@ class Search(models.Model):
             TrainingRun.objects.filter(pk__in=[run.pk for run in runs]).update(**fields)
             audit.record("search.start", search, actor=by, after={"runs": len(runs), **search.parameters})
             for run in search.runs.order_by("pk"):
+                run.record_start(by)
                 run.enqueue()
         return search
 
@@ -152,7 +167,8 @@ class Search(models.Model):
 
         Does nothing while a run is still on its way, when there is nothing to decide, and when it was decided before;
         so it may be called at any time and as often as one likes. Runs that failed or were cancelled do not count as
-        rivals, but they do not give their places away either: the best 1/eta of those that set out go on.
+        rivals, but they do not give their places away either: the best 1/eta of those that set out go on, and who ties
+        with the last of them.
         """
         if self.mode != self.Mode.HALVING:
             return False
@@ -171,8 +187,10 @@ class Search(models.Model):
     def _settle(self, here: Sequence["TrainingRun"], rung: int) -> None:
         rivals = {run.pk: run for run in here if _waits(run) or run.state == Job.State.SUCCEEDED}
         rivals = {pk: run for pk, run in rivals.items() if not run.cancel_requested}
-        order = searching.ranking({pk: run.best_loss for pk, run in rivals.items()})
-        going_on = order[: searching.places(len(here), eta=self.eta)]
+        losses = {pk: run.best_loss for pk, run in rivals.items()}
+        order = searching.ranking(losses)
+        places = searching.places(len(here), eta=self.eta)
+        going_on = searching.going_on(losses, places)
         for run in filter(_waits, here):
             if run.pk not in rivals:
                 self._stop(run, "Cancelled on request", {"epochs": rung})
@@ -180,14 +198,14 @@ class Search(models.Model):
             place = order.index(run.pk) + 1
             found = {"search": self.pk, "epochs": rung, "place": place, "of": len(order), "val_loss": run.best_loss}
             if run.pk in going_on:
-                self._let_go_on(run, rung, found)
+                level = f", level with the {ordinal(places)}" if place > places else ""
+                self._let_go_on(run, f"Goes on after {rung} epochs: {ordinal(place)} of {len(order)}{level}", found)
             else:
                 words = f"Stopped by the search after {rung} epochs: {ordinal(place)} of {len(order)}"
                 self._stop(run, words, found)
 
-    def _let_go_on(self, run: "TrainingRun", rung: int, found: dict[str, Any]) -> None:
-        following = searching.next_rung(self.parameters.get("rungs") or [], rung)
-        message = f"Goes on after {rung} epochs: {ordinal(found['place'])} of {found['of']}"
+    def _let_go_on(self, run: "TrainingRun", message: str, found: dict[str, Any]) -> None:
+        following = searching.next_rung(self.parameters.get("rungs") or [], found["epochs"])
         waiting = self.runs.filter(pk=run.pk, state=Job.State.QUEUED, held=True)
         if waiting.update(held=False, epoch_limit=following, message=message):
             audit.record("trainingrun.continue", run, actor=self.created_by, after=found)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.db import models, transaction
+from django.db.models.functions import Coalesce, Now
 
 from xrayplatform import audit
 from xrayplatform.jobs import Job, JobError, JobQuerySet, reap
@@ -11,6 +12,25 @@ from xrayplatform.system import Resources, memory_limit, resources
 from .. import estimates
 
 PLENTY_OF_MEMORY = "Choose a smaller batch size, image size or architecture, or train on a machine with more memory."
+
+DISTURBED = (
+    "A training ran on this machine meanwhile, so this is slower than a training alone would be; measure again when "
+    "nothing trains."
+)
+
+
+class SpeedTestQuerySet(JobQuerySet):
+    def with_disturbance(self) -> "SpeedTestQuerySet":
+        """Adds `disturbed`: whether a training ran on the same machine meanwhile, so that the steps took longer."""
+        # The module of runs needs this one.
+        from .run import TrainingRun
+
+        trainings = TrainingRun.objects.filter(
+            models.Q(finished_at__gt=models.OuterRef("started_at")) | models.Q(state=Job.State.RUNNING),
+            host=models.OuterRef("host"),
+            started_at__lt=Coalesce(models.OuterRef("finished_at"), Now()),
+        )
+        return self.annotate(disturbed=models.Exists(trainings))
 
 
 class SpeedTest(Job):
@@ -27,7 +47,7 @@ class SpeedTest(Job):
     start_seconds = models.FloatField(null=True, editable=False, help_text="until the first step has ended")
     peak_memory = models.BigIntegerField(default=0, editable=False)
 
-    objects = JobQuerySet.as_manager()
+    objects = SpeedTestQuerySet.as_manager()
 
     class Meta:
         ordering = ["-pk"]
@@ -62,6 +82,16 @@ class SpeedTest(Job):
         step = self.step_seconds or 0.0
         prediction = self.prediction_seconds or step * estimates.FORWARD_SHARE
         return estimates.Speed(step, prediction, self.start_seconds or estimates.START_SECONDS)
+
+    @property
+    def remark(self) -> str:
+        """What to think of the result; "" when nothing disturbed it."""
+        return DISTURBED if self.is_disturbed else ""
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether a training shares, or shared, the machine with the test."""
+        return bool(SpeedTest.objects.with_disturbance().values_list("disturbed", flat=True).get(pk=self.pk))
 
     @property
     def images_per_second(self) -> float | None:

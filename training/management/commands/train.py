@@ -13,6 +13,7 @@ from registry.models import ModelVersion
 from training.advice import warnings_of
 from training.arguments import add_options, given_options
 from training.configurations import Configuration, ConfigurationError, Preset
+from training.live import hints_of
 from training.ml.architectures import ARCHITECTURES
 from training.models import SavedPreset, TrainingQueue, TrainingRun
 from training.preflight import preflight
@@ -130,7 +131,9 @@ class Command(PlatformCommand):
         for check in result["checks"]:
             self.stdout.write(f"{check['level']:8} {check['name']}: {check['text']} {check['advice']}".rstrip())
         seconds = result["seconds"]
-        words = f"at most {duration(seconds['total'])}, {result['source']}" if seconds else "not known; see speed_test"
+        words = "not known; see speed_test"
+        if seconds:
+            words = f"about {duration(seconds['total'])} without early stopping, {result['source']}"
         self.stdout.write(f"{'time':8} {words}")
 
 
@@ -172,5 +175,7 @@ def run_json(run: TrainingRun) -> dict[str, Any]:
         "condition": run.preparation.dataset.condition.slug,
         "version": version.number if version else None,
         "metrics": version.metrics if version else None,
+        "eta_seconds": run.eta_seconds,
+        "hints": [hint.to_json() for hint in hints_of(run)],
         "warnings": warnings_of(run.configuration, run.preparation.dataset.condition),
     }

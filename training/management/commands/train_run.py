@@ -17,6 +17,7 @@ from django.utils import timezone
 from datasets.cache import CacheError, PreparedData, open_cache
 from registry.artifacts import load
 from registry.models import ModelVersion
+from training import independence
 from training.configurations import Configuration
 from training.ml.control import Cancelled, Paused, Stop, TrainingFailed
 from training.models import EpochMetric, TrainingRun
@@ -216,6 +217,8 @@ def _register(run: TrainingRun, trained: Any, data: PreparedData, stop: StopChec
 
     run.write(phase="saving", message="Saving the version", progress_at=timezone.now())
     staged = run.staging_folder
+    # Part of the figures, so that they never stand without it.
+    trained.evaluation.metrics["test"]["warnings"] += independence.warnings_of(run.initial_version, run.preparation)
     sha256 = save_version(trained, data, staged)
     manifest = load(staged, sha256).manifest
     if stop.ask() is Stop.CANCEL:

@@ -3,12 +3,13 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.management.base import CommandError
 
 from training.arguments import add_options, given_options
-from training.configurations import Configuration, ConfigurationError
+from training.configurations import OPTIONS, Configuration, ConfigurationError
 from training.models import SavedPreset, TrainingRun
+from xrayplatform import audit
 from xrayplatform.commands import PlatformCommand
 from xrayplatform.teams import Team
 
@@ -28,6 +29,10 @@ class Command(PlatformCommand):
         parser.add_argument("--rename", metavar="NAME", help="change: the new name")
         parser.add_argument("--description")
         parser.add_argument("--team", help="who sees it (default: the first team of --user, else everybody)")
+        parser.add_argument(
+            "--reset", action="append", default=[], choices=list(OPTIONS), metavar="OPTION",
+            help="change: put this option (such as batch_size) back to that of Standard; can be repeated",
+        )  # fmt: skip
         add_options(parser)
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -39,6 +44,10 @@ class Command(PlatformCommand):
             raise CommandError(str(error)) from error
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from error
+        except PermissionDenied as error:
+            refused = {"command": "training_presets", "action": options["action"], "preset": options["name"]}
+            audit.record("access.refused", actor=by, outcome=audit.AuditEntry.Outcome.REFUSED, after=refused)
+            raise CommandError(str(error)) from error
 
     def _list(self, options: dict[str, Any], by: Any) -> dict[str, Any]:
         presets = SavedPreset.objects.seen_by(by).select_related("team")
@@ -46,12 +55,15 @@ class Command(PlatformCommand):
 
     def _save(self, options: dict[str, Any], by: Any) -> dict[str, Any]:
         preset = SavedPreset(name=_needed(options), team=by.teams.first() if by else None)
-        return self._store(preset, _base(options["source"] or "standard", by), options, by)
+        preset.configuration = _base(options["source"] or "standard", by).to_json()
+        return self._store(preset, options, by)
 
     def _change(self, options: dict[str, Any], by: Any) -> dict[str, Any]:
         preset = _found(_needed(options), by)
         preset.name = options["rename"] or preset.name
-        return self._store(preset, _base(options["source"] or preset.key, by), options, by)
+        if options["source"]:
+            preset.configuration = _base(options["source"], by).to_json()
+        return self._store(preset, options, by)
 
     def _delete(self, options: dict[str, Any], by: Any) -> dict[str, Any]:
         preset = _found(_needed(options), by)
@@ -59,8 +71,8 @@ class Command(PlatformCommand):
         preset.remove(by)
         return answer
 
-    def _store(self, preset: SavedPreset, base: Configuration, options: dict[str, Any], by: Any) -> dict[str, Any]:
-        preset.configuration = base.with_options(**given_options(options)).to_json()
+    def _store(self, preset: SavedPreset, options: dict[str, Any], by: Any) -> dict[str, Any]:
+        preset.set_options(_given(options))
         if options["description"] is not None:
             preset.description = options["description"]
         if options["team"]:
@@ -77,6 +89,15 @@ class Command(PlatformCommand):
             self.stdout.write(f"{preset['key']:10} {preset['name']} ({whose}) {preset['description']}".rstrip())
         if result.get("presets") == []:
             self.stdout.write("Nothing is saved yet.")
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are set, and None for those that are reset."""
+    given = given_options(options)
+    both = [name for name in options["reset"] if name in given]
+    if both:
+        raise CommandError(f"{both[0]} cannot be set and reset at once.")
+    return given | dict.fromkeys(options["reset"])
 
 
 def _needed(options: dict[str, Any]) -> str:
