@@ -58,6 +58,7 @@ class RunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, LiveActions):
         "retrieve": "training.view_trainingrun",
         "create": "training.add_trainingrun",
         "cancel": "training.cancel_trainingrun",
+        "resume": "training.add_trainingrun",
         "prioritise": "training.prioritise_trainingrun",
         "metrics": "training.view_epochmetric",
         "log": "training.view_trainingrun",
@@ -93,6 +94,14 @@ class RunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, LiveActions):
         run = self.get_object()
         run.request_cancel(request.user)
         return Response(RunSerializer(run).data)
+
+    @extend_schema(request=None, responses={202: RunSerializer})
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, pk: Any = None) -> Response:
+        """Let a failed run go on from its last checkpoint, as long as that is kept."""
+        run = self.get_object()
+        run.resume(request.user)
+        return Response(RunSerializer(run).data, status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(request=PrioritySerializer, responses=RunSerializer)
     @action(detail=True, methods=["post"])

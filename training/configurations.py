@@ -1,6 +1,5 @@
 """How a training is to run: the three presets, the advanced options and their JSON form. Imports no Keras."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -67,8 +66,8 @@ GROUPS = ("Optimisation", "Regularisation", "Transfer", "Images", "Augmentation"
 class Option:
     """One field of a configuration, as pages, the API and the command line offer it.
 
-    range: of a number; choices: the values of a choice, texts or whole numbers, with their words. Without either it is a switch, or the list of
-    preprocessing steps. empty: what a value of None means, where None is allowed.
+    range: of a number; choices: the values of a choice, texts or whole numbers, with their words. Without either it
+    is a switch, or the list of preprocessing steps. empty: what a value of None means, where None is allowed.
     """
 
     name: str
@@ -87,8 +86,8 @@ class Option:
         """A value as pages show it."""
         if value is None:
             return self.empty
-        if self.name == "preprocessing":
-            return ", ".join(PREPROCESSING_STEPS[step] for step in value) or "none"
+        if self.name == "preprocessing" and isinstance(value, list | tuple):
+            return ", ".join(PREPROCESSING_STEPS.get(step, shortened(step)) for step in map(str, value)) or "none"
         if self.is_switch:
             return "on" if value else "off"
         if self.choices:

@@ -63,7 +63,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Duration:
-    """Seconds: until the first epoch, of one epoch, of the evaluation at the end, and of the whole when it does not stop early."""
+    """Seconds: until the first epoch, of one epoch, of the evaluation, and of the whole without early stopping."""
 
     start: float
     epoch: float

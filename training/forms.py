@@ -44,6 +44,11 @@ class OptionsForm(forms.Form):
         return list(OPTIONS)
 
     @property
+    def entered(self) -> set[str]:
+        """The options whose fields hold something."""
+        return {name for name in OPTIONS if self[name].value() not in (None, "")}
+
+    @property
     def groups(self) -> list[tuple[str, list[forms.BoundField]]]:
         """The fields of the options by group, in order."""
         return [(group, [self[name] for name, option in OPTIONS.items() if option.group == group]) for group in GROUPS]
@@ -100,6 +105,10 @@ class PreprocessingField(forms.MultipleChoiceField):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(choices=[(self.NONE, "None of them"), *PREPROCESSING_STEPS.items()], **kwargs)
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        # Nothing ticked is no choice; the empty list, as it is stored, is that of no step.
+        return data or None
 
     def prepare_value(self, value: Any) -> Any:
         return [self.NONE] if value in ([], ()) else value

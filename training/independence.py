@@ -46,6 +46,6 @@ def _seen(known: object, preparation: Preparation) -> Iterator[str]:
         if count:
             yield (
                 f"the version that this training starts from, or one before it, learned from patients of {count} of "
-                f"the {of} {part} images. The {part} figures are too good; prepare with the division that version had, or "
-                "start from other weights."
+                f"the {of} {part} images. The {part} figures are too good; prepare with the division that version had, "
+                "or start from other weights."
             )

@@ -18,6 +18,8 @@ from .models import SavedPreset, TrainingRun
 @require_GET
 def preset_list(request: HttpRequest) -> HttpResponse:
     presets = SavedPreset.objects.visible_to(request.user).select_related("team", "created_by")
+    for preset in presets:
+        preset.may_go = preset.may_be_taken_away_by(request.user)
     return render(request, "training/preset_list.html", {"presets": presets})
 
 

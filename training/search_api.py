@@ -12,13 +12,16 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from datasets.models import Dataset
+from registry.models import ModelVersion
 from xrayplatform.fields import OneOfField, RowField, StrictSerializer
 from xrayplatform.http import choice_filter
 
 from .comparing import compare
 from .configurations import ConfigurationError
+from .live_api import CheckSerializer
 from .ml.architectures import ARCHITECTURES
-from .models import SavedPreset, Search
+from .models import SavedPreset, Search, TrainingRun
+from .search_preflight import outlook
 from .searching import ETA, ETAS, plan
 
 
@@ -74,6 +77,20 @@ class SearchDetailSerializer(SearchSerializer):
         return self.comparison.conclusion
 
 
+class OutlookSerializer(serializers.Serializer):
+    """What a search would be. checks: what speaks against it; with a problem it is refused."""
+
+    can_start = serializers.BooleanField()
+    runs = serializers.IntegerField()
+    rungs = serializers.ListField(
+        child=serializers.IntegerField(), allow_null=True, help_text="epochs after which runs are compared; halving"
+    )
+    to_the_end = serializers.IntegerField(help_text="runs that train to the end, more with draws")
+    epochs = serializers.IntegerField(help_text="trained in all when none stops early")
+    seconds = serializers.FloatField(allow_null=True, help_text="on one worker; null while nothing was measured")
+    checks = CheckSerializer(many=True)
+
+
 class StartSearchSerializer(StrictSerializer):
     """What starts a search: one run for every combination of architecture and values."""
 
@@ -93,12 +110,20 @@ class StartSearchSerializer(StrictSerializer):
     )
     mode = OneOfField(choices=Search.Mode, default=Search.Mode.GRID)
     eta = OneOfField(choices=list(ETAS), default=ETA, help_text="one run in so many goes on; halving only")
+    initial = OneOfField(
+        choices=TrainingRun.Initial.choices, default=TrainingRun.Initial.AUTO, help_text="what all runs start from"
+    )
+    initial_version = RowField(
+        queryset=ModelVersion.objects.none(), required=False, allow_null=True, default=None,
+        help_text='whose weights to start from, when `initial` is "version"',
+    )  # fmt: skip
 
     def get_fields(self) -> dict[str, serializers.Field]:
         fields = super().get_fields()
         request = self.context.get("request")
         if request is not None:
             fields["dataset"].queryset = Dataset.objects.visible_to(request.user)
+            fields["initial_version"].queryset = ModelVersion.objects.to_start_from(request.user)
         return fields
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -131,6 +156,7 @@ class SearchViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
         "list": "training.view_search",
         "retrieve": "training.view_search",
         "create": "training.add_search",
+        "estimate": "training.add_search",
         "cancel": "training.cancel_trainingrun",
     }
 
@@ -142,11 +168,35 @@ class SearchViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
 
     @extend_schema(request=StartSearchSerializer, responses={202: SearchDetailSerializer})
     def create(self, request: Request) -> Response:
+        values = self._wanted(request)
+        search = Search.start(
+            values["dataset"],
+            values["plan"],
+            request.user,
+            name=values["name"],
+            initial=values["initial"],
+            version=values["initial_version"],
+        )
+        return Response(SearchDetailSerializer(search).data, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(request=StartSearchSerializer, responses=OutlookSerializer)
+    @action(detail=False, methods=["post"], pagination_class=None, filter_backends=[])
+    def estimate(self, request: Request) -> Response:
+        """How many runs and epochs such a search is, how long it takes, and what speaks against it. Starts nothing."""
+        values = self._wanted(request)
+        found = outlook(
+            values["dataset"],
+            values["plan"],
+            request.user,
+            initial=values["initial"],
+            version=values["initial_version"],
+        )
+        return Response(found.to_json())
+
+    def _wanted(self, request: Request) -> dict[str, Any]:
         wanted = StartSearchSerializer(data=request.data, context={"request": request})
         wanted.is_valid(raise_exception=True)
-        values = wanted.validated_data
-        search = Search.start(values["dataset"], values["plan"], request.user, name=values["name"])
-        return Response(SearchDetailSerializer(search).data, status=status.HTTP_202_ACCEPTED)
+        return wanted.validated_data
 
     @extend_schema(request=None, responses=SearchDetailSerializer)
     @action(detail=True, methods=["post"])

@@ -14,16 +14,18 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
+from typing import IO
 
 import psutil
 from django.conf import settings
-from django.db import OperationalError, close_old_connections
+from django.db import DatabaseError, close_old_connections
 from django.utils import timezone
 
 from xrayplatform import system
 from xrayplatform.jobs import Interrupted, JobCancelled, LeaseLost
-from xrayplatform.processes import die_with_parent, signal_group, stop_group
-from xrayplatform.watchdog import LIFELINE_VARIABLE, is_stopping
+from xrayplatform.processes import child_environment, die_with_parent, signal_group, stop_group
+from xrayplatform.watchdog import is_stopping
 
 from .ml.architectures import ARCHITECTURES
 from .models import TrainingRun
@@ -44,6 +46,8 @@ LOST_GRACE_SECONDS = 15.0
 DRAIN_GRACE_SECONDS = 30.0
 # A process that used this share of all memory and was killed was most likely killed for that.
 MEMORY_EXHAUSTED = 0.9
+# The last words of a process that asked for memory in vain.
+NO_MEMORY = ("std::bad_alloc", "Cannot allocate memory")
 
 
 def supervise(run: TrainingRun) -> None:
@@ -52,9 +56,9 @@ def supervise(run: TrainingRun) -> None:
     Raises Interrupted with the reason when the child ended otherwise, JobCancelled when that was asked for, and
     LeaseLost when the run was taken away from this process.
     """
-    run.log_path.parent.mkdir(parents=True, exist_ok=True)
     kills_before = system.oom_kills()
-    with run.log_path.open("ab") as log:
+    with _log_of(run) as log:
+        log_start = log.tell()
         child = _start(run, log.fileno())
     watch = _Watch(run, child)
     try:
@@ -71,21 +75,25 @@ def supervise(run: TrainingRun) -> None:
     finally:
         _clean_up(run)
     if _still_ours(run):
-        raise _explain(run, child.returncode, watch, system.oom_kills() > kills_before)
+        no_memory = system.oom_kills() > kills_before, _tells_of_memory(run.log_end(log_start))
+        raise _explain(run, child.returncode, watch, *no_memory)
+
+
+def _log_of(run: TrainingRun) -> IO[bytes]:
+    """The log of the run, to append to; where it cannot be opened the training goes on without it."""
+    try:
+        run.log_path.parent.mkdir(parents=True, exist_ok=True)
+        return run.log_path.open("ab")
+    except OSError as error:
+        logger.warning("%s: its log cannot be opened: %s", run, error)
+        return Path(os.devnull).open("ab")
 
 
 def _start(run: TrainingRun, log: int) -> "subprocess.Popen[bytes]":
     command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "train_run", str(run.pk)]
-    environment = {
-        **os.environ,
-        LEASE_VARIABLE: str(run.lease_token),
-        PARENT_VARIABLE: str(os.getpid()),
-        "PYTHONUNBUFFERED": "1",
-    }
+    own = {LEASE_VARIABLE: str(run.lease_token), PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    environment = child_environment(**own)
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # The child must not believe that it is a queue cluster.
-    for name in ("Q_CLUSTER_NAME", LIFELINE_VARIABLE):
-        environment.pop(name, None)
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -123,7 +131,7 @@ class _Watch:
                 with suppress(subprocess.TimeoutExpired):
                     self.child.wait(LOST_GRACE_SECONDS)
                 raise
-            except OperationalError as error:
+            except DatabaseError as error:
                 # The lease outlives two minutes without the database; the training need not end for a shorter pause.
                 logger.warning("%s: the database did not answer: %s", self.run, error)
 
@@ -180,7 +188,7 @@ def _left_by_child(run: TrainingRun, child: "subprocess.Popen[bytes]") -> bool:
 
 def _clean_up(run: TrainingRun) -> None:
     """The checkpoints stay as long as somebody will go on from them."""
-    with suppress(OperationalError):
+    with suppress(DatabaseError):
         if not TrainingRun.objects.active().filter(pk=run.pk).exists():
             run.clean_up()
 
@@ -195,7 +203,14 @@ def _memory(pid: int) -> int:
 # -- Why a child ended that did not end its run
 
 
-def _explain(run: TrainingRun, code: int | None, watch: _Watch, oom_kill: bool) -> Exception:
+def _tells_of_memory(log: str) -> bool:
+    # As a traceback ends; NumPy has an error of its own, with a longer name.
+    error = log.rstrip().rpartition("\n")[2].partition(":")[0]
+    return error.endswith("MemoryError") or any(words in log for words in NO_MEMORY)
+
+
+def _explain(run: TrainingRun, code: int | None, watch: _Watch, oom_kill: bool, told: bool) -> Exception:
+    """told: whether the child wrote into its log that it got no memory."""
     run.refresh_from_db()
     if run.cancel_requested:
         return JobCancelled()
@@ -206,7 +221,8 @@ def _explain(run: TrainingRun, code: int | None, watch: _Watch, oom_kill: bool) 
             f"There was no progress for {settings.TRAINING_STALL_MINUTES:g} minutes; the training process was ended.",
             "Look at the end of the log. A larger TRAINING_STALL_MINUTES gives a very slow machine more time.",
         )
-    if code == -signal.SIGKILL and (oom_kill or run.peak_memory > MEMORY_EXHAUSTED * system.memory_limit()):
+    exhausted = oom_kill or run.peak_memory > MEMORY_EXHAUSTED * system.memory_limit()
+    if (code in (-signal.SIGKILL, -signal.SIGABRT) and exhausted) or (code and told):
         return _out_of_memory(run)
     return _died(code)
 

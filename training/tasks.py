@@ -1,11 +1,17 @@
 """Queue tasks: the next training run, and speed tests."""
 
+import time
+from datetime import timedelta
+
 from xrayplatform.system import WorkerSign
 from xrayplatform.watchdog import is_stopping
 
 from .measuring import measure
 from .models import SpeedTest, TrainingRun
 from .supervisor import supervise
+
+DUE_SOON = timedelta(seconds=15)
+POLL_SECONDS = 1.0
 
 
 def train_next() -> None:
@@ -17,12 +23,24 @@ def train_next() -> None:
     WorkerSign.leave(TrainingRun.cluster)
     if is_stopping():
         return
-    run = TrainingRun.claim_next()
+    run = _next_run()
     if run is not None:
         try:
             run.see_through(lambda: supervise(run))
         finally:
             TrainingRun.resend_lost()
+
+
+def _next_run() -> TrainingRun | None:
+    """The next run, claimed. Where there is none, a worker waits for one whose pause is over in a moment."""
+    run = TrainingRun.claim_next()
+    until = time.monotonic() + DUE_SOON.total_seconds()
+    while run is None and TrainingRun.objects.due_within(DUE_SOON).exists() and time.monotonic() < until:
+        time.sleep(POLL_SECONDS)
+        if is_stopping():
+            return None
+        run = TrainingRun.claim_next()
+    return run
 
 
 def train_here(run: TrainingRun) -> bool:

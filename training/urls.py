@@ -22,6 +22,7 @@ urlpatterns = [
     path("speed/", live_views.speed_test_start, name="speed-test-start"),
     path("speed/<int:pk>/", live_views.speed_test_detail, name="speed-test-detail"),
     path("runs/<int:pk>/cancel/", views.run_cancel, name="run-cancel"),
+    path("runs/<int:pk>/resume/", views.run_resume, name="run-resume"),
     path("runs/<int:pk>/prioritise/", queue_views.run_prioritise, name="run-prioritise"),
     path("queue/", queue_views.queue_detail, name="queue-detail"),
     path("queue/pause/", queue_views.queue_pause, name="queue-pause"),

@@ -6,7 +6,7 @@ from typing import Any
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -27,12 +27,16 @@ from .live import live_view
 from .live_views import NoteForm
 from .ml.architectures import ARCHITECTURES
 from .models import NotPrepared, SavedPreset, TrainingRun
+from .models.run import preparation_for
+from .prefill import as_in
 from .preflight import prepare_url
 from .pretrained import weights_state
 from .previews import changed_images
 
 # While strengths are moved the same pictures are shown again and again; that is one look at them.
 LOOK_LASTS = timedelta(minutes=10)
+# The options that decide what a network sees: which preparation, and how its images are changed.
+SEEN = ("image_size", "preprocessing", *AUGMENTATION)
 
 
 @allow("training.view_trainingrun")
@@ -92,7 +96,15 @@ def _listed(request: HttpRequest) -> dict[str, Any]:
 
 
 def _initial(request: HttpRequest) -> dict[str, object]:
-    """The dataset that the link named, otherwise the one that was prepared last; the version that it named."""
+    """What the link named: a run, all of whose options are taken over, or a dataset or a version.
+
+    Otherwise the dataset that was prepared last.
+    """
+    if "run" in request.GET:
+        number = request.GET["run"]
+        if not number.isdecimal() or len(number) > 18:
+            raise Http404
+        return as_in(_run(request, int(number)), request.GET.get("hint", ""))
     prepared = Preparation.objects.visible_to(request.user).filter(state=Preparation.State.SUCCEEDED).first()
     return {
         "dataset": request.GET.get("dataset") or (prepared.dataset_id if prepared else None),
@@ -166,6 +178,17 @@ def run_cancel(request: HttpRequest, pk: int) -> HttpResponse:
     return redirect(run)
 
 
+@allow("training.add_trainingrun")
+@require_POST
+def run_resume(request: HttpRequest, pk: int) -> HttpResponse:
+    run = _run(request, pk)
+    try:
+        run.resume(request.user)
+    except JobError as error:
+        messages.error(request, f"{error} {error.hint}")
+    return redirect(run)
+
+
 # -- What the network will see
 
 
@@ -187,18 +210,21 @@ def augmentation_preview(request: HtmxHttpRequest, pk: int) -> HttpResponse:
 @allow("training.view_trainingrun", "datasets.view_datasetimage")
 @require_GET
 def strengths_preview(request: HtmxHttpRequest) -> HttpResponse:
-    """The same for the options that are being entered on the page that starts a training."""
+    """The same for the options that are being entered on the page that starts a training, on its preparation."""
     form = RunForm(request.GET, user=request.user)
     form.is_valid()
-    wrong = {name: form.errors[name] for name in AUGMENTATION if name in form.errors}
+    wrong = {name: form.errors[name] for name in SEEN if name in form.errors}
     dataset = form.cleaned_data.get("dataset")
     context: dict[str, Any] = {"dataset": dataset, "wrong": wrong}
     if dataset and not wrong:
-        strengths = {name: value for name, value in form.chosen.items() if name in AUGMENTATION}
+        strengths = {name: value for name, value in form.chosen.items() if name in SEEN}
         configuration = form.run_preset.configuration.with_options(**strengths)
         context["warnings"] = warnings_of(configuration.to_json(), dataset.condition)
-        preparation = dataset.preparation
-        if preparation is not None:
+        try:
+            preparation = preparation_for(dataset, configuration)
+        except NotPrepared as error:
+            context |= {"missing": error, "prepare_url": prepare_url(dataset, error)}
+        else:
             context |= {"preparation": preparation} | _shown(request, preparation, configuration)
     return render(request, "training/_strengths_preview.html", context)
 

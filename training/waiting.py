@@ -8,6 +8,7 @@ from statistics import mean
 from typing import Any
 
 from django.db.models import Prefetch
+from django.utils import timezone
 
 from datasets.models import Preparation
 from xrayplatform.jobs import Job
@@ -17,13 +18,14 @@ from . import estimates, live
 from .models import EpochMetric, TrainingQueue, TrainingRun
 from .searching import Candidate, Plan
 
+
 @dataclass(frozen=True)
 class Entry:
     """A run in the queue. run: None when it belongs to another team; its priority and place are shown all the same.
 
-    place: 1 for the run that starts next; None for one that runs, or that waits for its search or for the limit of its
-    team. why: it waits. seconds: that it will still take; starts_in: seconds until it starts, with one worker. None
-    where not known. rank: its priority as a number.
+    place: 1 for the run that starts next; None for one that runs, or that waits for its search, for the limit of its
+    team or for its next attempt. why: it waits. seconds: that it will still take; starts_in: seconds until it starts,
+    with one worker. None where not known. rank: its priority as a number.
     """
 
     run: TrainingRun | None
@@ -113,9 +115,10 @@ def overview(user: Any) -> Overview:
     waiting, place = [], 1
     for run in (run for run in runs if run.state == Job.State.QUEUED and not run.held):
         limit = live.limit_words(_team(run), of_team[_team(run)], shown=run.pk in visible)
-        why = _why(place, queue, alive, limit)
-        if limit:
-            # Others go first until the limit lets it go.
+        blocked = limit or _pause_words(run, shown=run.pk in visible)
+        why = _why(place, queue, alive, blocked)
+        if blocked:
+            # Others go first meanwhile.
             waiting.append(entry(run, None, why))
             continue
         known = alive and not queue.paused and None not in ahead
@@ -144,11 +147,19 @@ def _team(run: TrainingRun) -> Any:
     return run.preparation.dataset.condition.team
 
 
-def _why(place: int, queue: TrainingQueue, alive: bool, limit: str) -> str:
+def _pause_words(run: TrainingRun, *, shown: bool) -> str:
+    """Why a run is tried again only later; "" when it may start."""
+    if run.not_before is None or run.not_before <= timezone.now():
+        return ""
+    at = f"Tried again at {timezone.localtime(run.not_before):%H:%M}"
+    return f"{at}: {run.message}" if shown and run.message else f"{at}."
+
+
+def _why(place: int, queue: TrainingQueue, alive: bool, blocked: str) -> str:
     if queue.paused:
         return "The queue is paused."
-    if limit:
-        return limit
+    if blocked:
+        return blocked
     if not alive:
         return "No training worker gives a sign of life."
     return "Next, as soon as a worker is free." if place == 1 else f"Its turn comes after {_runs(place - 1)}."

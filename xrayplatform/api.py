@@ -35,6 +35,7 @@ from training.search_api import SearchViewSet
 
 from . import audit, system
 from .conditions import Condition
+from .fields import StrictSerializer
 from .http import MAX_ROW, FlagFilter
 from .notifications import Notification, mark_read
 
@@ -99,7 +100,7 @@ class NotificationSerializer(serializers.ModelSerializer):
         read_only_fields = fields
 
 
-class ReadSerializer(serializers.Serializer):
+class ReadSerializer(StrictSerializer):
     ids = serializers.ListField(
         child=serializers.IntegerField(min_value=0, max_value=MAX_ROW), max_length=1000, required=False
     )

@@ -1,5 +1,6 @@
 """Fields and serializers of the API that take nothing but what was meant: where the usual ones guess, these refuse."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,15 +35,12 @@ class RowField(serializers.PrimaryKeyRelatedField):
 
 
 class NumberField(serializers.FloatField):
-    """A number; true and false are none. One too large for a float is left as it is, for its range to refuse."""
+    """A number; true and false are none. A whole one stays as it is: it may be too large for a float."""
 
     def to_internal_value(self, data: Any) -> float:
         if isinstance(data, bool):
             self.fail("invalid")
-        try:
-            return super().to_internal_value(data)
-        except OverflowError:
-            return data
+        return data if isinstance(data, int) else super().to_internal_value(data)
 
 
 class OneOfField(serializers.ChoiceField):
@@ -78,6 +76,6 @@ class StrictSerializer(serializers.Serializer):
         if not isinstance(data, Mapping):
             return {}
         known = ", ".join(name for name, field in self.fields.items() if not field.read_only)
-        # In a form the fields of an inner serializer bear its name: "configuration.epochs".
-        names = [str(name) for name in data if str(name).split(".")[0] not in self.fields]
+        # In a form what is inside of a field bears its name: "configuration.epochs", "architectures[0]".
+        names = [str(name) for name in data if re.split(r"[.\[]", str(name))[0] not in self.fields]
         return {shown(name): [f"There is no field {shown(name)}; there are {known}."] for name in names}

@@ -175,6 +175,10 @@ class Job(models.Model):
     def resend_lost(cls) -> None:
         """Send a message again if one may be missing; called each minute. For jobs whose message names no row."""
 
+    @classmethod
+    def sweep(cls) -> None:
+        """Remove files that nobody needs any more of jobs that have ended; called each hour."""
+
     # -- While it runs: only the holder of the lease writes
 
     def _held(self) -> models.QuerySet:
@@ -268,10 +272,14 @@ class Job(models.Model):
         """
         if self._held().filter(cancel_requested=True).exists():
             self.end_cancelled()
-        elif counted and self.attempt >= self.max_attempts:
+        elif counted and self.is_last_attempt:
             self.give_up(reason, hint)
         else:
             self.requeue(reason, counted=counted, **fields)
+
+    @property
+    def is_last_attempt(self) -> bool:
+        return self.attempt >= self.max_attempts
 
     def give_up(self, reason: str, hint: str) -> None:
         """Fail, because the last attempt was interrupted too."""
@@ -287,12 +295,7 @@ class Job(models.Model):
         """
         jobs = type(self)._base_manager.filter(pk=self.pk)
         with transaction.atomic():
-            waited = jobs.filter(state=self.State.QUEUED).update(
-                state=self.State.CANCELLED, finished_at=timezone.now(), message="Cancelled before it started"
-            )
-            asked = waited or jobs.filter(state=self.State.RUNNING).update(
-                cancel_requested=True, message="Stopping on request"
-            )
+            waited, asked = self._cancel_or_ask(jobs)
             self.refresh_from_db()
             if asked:
                 audit.record(f"{self.audit_name}.cancel", self, actor=by)
@@ -302,6 +305,19 @@ class Job(models.Model):
         if asked and not waited and jobs.filter(self.dead()).exists() and _reap(self):
             self.refresh_from_db()
         return bool(asked)
+
+    def _cancel_or_ask(self, jobs: models.QuerySet) -> tuple[bool, bool]:
+        """Whether the job waited and has ended by this, and whether it did or was asked to."""
+        while jobs.filter(state__in=self.ACTIVE).exists():
+            if jobs.filter(state=self.State.QUEUED).update(
+                state=self.State.CANCELLED, finished_at=timezone.now(), message="Cancelled before it started"
+            ):
+                return True, True
+            running = jobs.filter(state=self.State.RUNNING)
+            if running.update(cancel_requested=True, message="Stopping on request"):
+                return False, True
+            # It was put back into the queue between the two statements.
+        return False, False
 
     @classmethod
     def dead(cls) -> models.Q:
@@ -396,6 +412,11 @@ def _run_by(pids: Collection[int]) -> list[models.QuerySet]:
 def resend_lost() -> None:
     for model in job_models():
         model.resend_lost()
+
+
+def sweep() -> None:
+    for model in job_models():
+        model.sweep()
 
 
 def _reap_alone(job: Job) -> bool:

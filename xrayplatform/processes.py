@@ -10,6 +10,8 @@ from contextlib import suppress
 import psutil
 
 _SET_PARENT_DEATH_SIGNAL = 1
+# A child of a queue worker must not believe that it is a cluster itself.
+_OF_THE_QUEUE = ("Q_CLUSTER_NAME", "QUEUE_LIFELINE")
 
 
 def die_with_parent(parent: int) -> None:
@@ -30,6 +32,12 @@ def forks_die_with_parent() -> None:
 def _bind_to_parent() -> None:
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def child_environment(**variables: str) -> dict[str, str]:
+    """The environment of this process for a child that is no part of the queue, with some more variables."""
+    passed_on = {name: value for name, value in os.environ.items() if name not in _OF_THE_QUEUE}
+    return {**passed_on, **variables}
 
 
 def stop_group(leader: "subprocess.Popen[bytes]", grace_seconds: float) -> None:

@@ -1,5 +1,7 @@
 """Queue tasks of the platform itself."""
 
+from django.utils import timezone
+
 from . import jobs, system, watchdog
 
 
@@ -8,6 +10,8 @@ def every_minute() -> None:
     system.WorkerSign.leave("xray")
     jobs.reap()
     jobs.resend_lost()
+    if timezone.now().minute == 0:
+        jobs.sweep()
     watchdog.ask_for_sign("train")
 
 

@@ -139,7 +139,8 @@ def health(request: HttpRequest) -> JsonResponse:
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
     http.record_refusal(request)
-    detail = "Your role does not allow this. Ask an administrator if you need it for your work."
+    usual = "Your role does not allow this. Ask an administrator if you need it for your work."
+    detail = str(exception) or usual
     return render(request, "error.html", {"title": "Not allowed", "detail": detail}, status=403)
 
 

@@ -1,8 +1,9 @@
 """The tables of the datasets app; each is defined beside the behaviour it belongs to."""
 
+from ..enhancement import IMAGE_SIZES
 from .dataset import CHECK_LABEL, COPIES, DECIDED_AT_ONCE, Dataset, patient_key, patient_key_fingerprint
 from .image import DatasetImage, Decision, FileProblem, Finding, ScannedFolder
-from .preparation import FIELD_LIMITS, IMAGE_SIZES, MAX_SEED, Preparation, PreparedImage
+from .preparation import FIELD_LIMITS, MAX_SEED, Preparation, PreparedImage
 from .scan import Scan
 from .upload import Upload
 

@@ -15,7 +15,7 @@ from xrayplatform.jobs import Job, JobError, JobQuerySet, active_jobs_of, reap
 from xrayplatform.teams import TeamScopedQuerySet
 
 from ..cache import is_usable
-from ..enhancement import IMAGE_SIZES, STEPS, ordered
+from ..enhancement import STEPS, ordered
 from .dataset import Dataset
 from .scan import Scan
 

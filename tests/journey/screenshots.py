@@ -6,6 +6,7 @@ With --every: each page whole, in light and dark, 1280 and 390 pixels wide.
 import argparse
 import itertools
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ README = {
     "quality": "/datasets/2/quality/",
     "train": "/training/new/",
     "run": "/training/runs/1/",
+    "search": "/training/searches/1/",
     "version": "/models/1/",
 }
 EVERY = README | {
@@ -36,6 +38,12 @@ EVERY = README | {
     "storage": "/datasets/storage/",
     "preparation": "/datasets/preparations/1/",
     "runs": "/training/",
+    "queue": "/training/queue/",
+    "searches": "/training/searches/",
+    "new-search": "/training/searches/new/",
+    "presets": "/training/presets/",
+    "new-preset": "/training/presets/new/",
+    "pretrained": "/training/pretrained/",
     "versions": "/models/",
     "history": "/analysis/history/",
     "system": "/system/",
@@ -58,6 +66,7 @@ def main() -> None:
         try:
             do_the_main_job(instance)
             instance.start()
+            search(instance)
             take(instance, options.folder, every=options.every)
         finally:
             instance.stop()
@@ -71,6 +80,14 @@ def do_the_main_job(instance: Instance) -> None:
     instance.manage("prepare_dataset", DATASET, "--user", "alice")
     instance.manage("train", DATASET, "--user", "alice", "--wait")
     instance.manage("activate", CONDITION, 1, "--user", "alice", "--reason", "First version for the demonstration")
+
+
+def search(instance: Instance) -> None:
+    """Three trainings that are compared, by the workers."""
+    options = ["--architecture", "Custom_CNN", "--configuration", "quick", "--vary", "learning_rate=0.004,0.001,0.00025"]
+    instance.manage("search", "create", DATASET, "--name", "Which learning rate?", *options, "--user", "alice")
+    while "queued" in (shown := instance.manage("search", "show", 1, "--json").stdout) or "running" in shown:
+        time.sleep(2)
 
 
 def take(instance: Instance, folder: Path, *, every: bool) -> None:

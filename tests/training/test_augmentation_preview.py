@@ -14,9 +14,10 @@ from django.urls import reverse
 from PIL import Image
 
 from datasets.cache import open_cache
+from datasets.models import IMAGE_SIZES
 from tests.datasets.test_prepare import SIZE, fill, prepare_again
 from tests.datasets.test_scan import scan
-from tests.factories import PreparationFactory
+from tests.factories import PreparationFactory, put_cache
 from training.configurations import PRESETS, Configuration
 from training.ml import augmentation
 from xrayplatform.audit import AuditEntry
@@ -231,6 +232,23 @@ def test_the_same_images_are_shown_while_a_strength_is_moved(client, alice, prep
     assert [row[0].tobytes() for row in first] == [row[0].tobytes() for row in stronger]
     assert [row[1].tobytes() for row in first] != [row[1].tobytes() for row in stronger]
     assert [row[1].tobytes() for row in first] == [row[1].tobytes() for row in again]
+
+
+def test_the_preview_is_of_the_preparation_that_the_size_asks_for_or_says_that_there_is_none(
+    client, alice, preparation
+):
+    client.force_login(alice)
+    size = preparation.image_size
+    other = next(choice for choice in IMAGE_SIZES if choice != size)
+    newer = PreparationFactory(dataset=preparation.dataset, image_size=other)
+    put_cache(newer)
+    assert len(pictures(live(client, preparation, image_size=size)))
+    looks = AuditEntry.objects.filter(action="preparation.view_images")
+    assert looks.get().object_id == str(preparation.pk)
+    missing = next(choice for choice in IMAGE_SIZES if choice not in (size, other))
+    words = live(client, preparation, image_size=missing).content.decode()
+    assert f"no finished preparation with images of {missing} pixels" in words
+    assert f"?image_size={missing}#prepare" in words
 
 
 def test_strengths_of_zero_show_the_images_as_prepared(client, alice, preparation):

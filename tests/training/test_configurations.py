@@ -74,6 +74,27 @@ def test_an_unusable_value_is_refused_with_its_field_and_the_allowed_range(field
     assert allowed in str(refusal.value) and repr(value) in str(refusal.value)
 
 
+@pytest.mark.parametrize("field", ["epochs", "learning_rate", "image_size", "optimizer", "flip", "preprocessing"])
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**5000, "x" * 500], ids=["huge", "low", "endless", "text"])
+def test_a_value_without_measure_is_refused_in_few_words(field, value):
+    with pytest.raises(ConfigurationError) as refusal:
+        Configuration().with_options(**{field: value})
+    assert refusal.value.field == field and len(str(refusal.value)) < 150
+
+
+@pytest.mark.parametrize("value", [32, 100, 1024, True, "224", [224], 224.5])
+def test_an_image_size_that_cannot_be_prepared_is_refused_with_those_that_can(value):
+    with pytest.raises(ConfigurationError, match="Image size must be one of 64, 128, 224, 299, not "):
+        Configuration(image_size=value)
+    assert type(Configuration(image_size=224.0).image_size) is int
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("value", [10**400, "x", [1], {}, True, 300])
+def test_whatever_is_stored_has_words(name, value):
+    assert OPTIONS[name].words(value)
+
+
 def test_an_unknown_option_is_refused_by_name():
     with pytest.raises(ConfigurationError, match="no training option 'batchsize'") as refusal:
         Configuration.from_json({"batchsize": 8})

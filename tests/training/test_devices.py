@@ -3,12 +3,13 @@
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.training import small
-from tests.training.small import make_data
+from tests.training.small import PRETRAINED, make_data
 from training.configurations import Configuration
 from training.ml import architectures, fit, runtime
 from training.ml.control import TrainingFailed
@@ -24,18 +25,21 @@ from pathlib import Path
 import numpy as np
 from training.ml.runtime import tf
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 3
 )
+from dataclasses import replace
 from tests.training.small import PRETRAINED, build, make_data
 from training.configurations import Configuration
 from training.ml import architectures
 from training.ml.export import save_version, weights_of
 from training.ml.fit import Paused, train
 
-def go(configuration, weights=None, folder=None, **options):
+def go(configuration, weights=None, folder=None, data=None, should_stop=lambda: None, **options):
+    go.messages = []
     return train(
-        make_data(), "Custom_CNN", configuration, weights=weights, work_dir=Path(folder or tempfile.mkdtemp()),
-        report=lambda progress: None, should_stop=lambda: None, **options,
+        data or make_data(), "Custom_CNN", configuration, weights=weights, work_dir=Path(folder or tempfile.mkdtemp()),
+        report=lambda progress: progress.message and go.messages.append(progress.message), should_stop=should_stop,
+        **options,
     )
 """
 
@@ -97,6 +101,56 @@ def test_what_several_devices_trained_is_a_version_like_any_other(tmp_path):
     """)
 
 
+@pytest.mark.slow
+def test_a_batch_that_the_devices_cannot_share_is_rounded_down():
+    in_a_process("""
+        from training.ml.control import Stop, TrainingFailed
+        architectures.build = build
+        configuration = Configuration(epochs=2, batch_size=8, minimum_steps=3)
+        devices = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1", "CPU:2"])
+        rounded = "Training with batches of 6 images instead of 8, so that each of the 3 devices gets as many."
+
+        folder = tempfile.mkdtemp()
+        try:
+            go(configuration, folder=folder, strategy=devices, epoch_limit=1)
+        except Paused:
+            assert go.messages == [rounded]
+        trained = go(configuration, folder=folder, strategy=devices, batch_size=8)
+        assert go.messages == ["Going on from a checkpoint in epoch 2.", rounded][::-1], go.messages
+        assert len(trained.history) == 2 and trained.configuration.batch_size == 8
+
+        def exhausted():
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+        try:
+            go(configuration, strategy=devices, should_stop=exhausted)
+        except TrainingFailed as failure:
+            assert str(failure) == "The memory does not suffice, not even for one image on each device."
+        assert go.messages == [rounded, "Out of memory: going on with batches of 3 images."]
+    """)
+
+
+@pytest.mark.slow
+def test_grades_are_learned_by_several_devices_as_by_one():
+    in_a_process("""
+        architectures.build = build
+        data = make_data()
+        data = replace(
+            data, classes=("0", "1", "2"), labels=np.arange(60) % 3, positive_class="", ordinal=True
+        )
+        configuration = Configuration(
+            epochs=2, head_epochs=1, batch_size=8, minimum_steps=3, dropout=0, learning_rate=0.05,
+        )
+        one = go(configuration, PRETRAINED, data=data)
+        two = go(configuration, PRETRAINED, data=data, strategy=tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+        assert [figures["stage"] for figures in one.history] == ["head", "fine-tuning"]
+        for a, b in zip(one.history, two.history, strict=True):
+            assert abs(a["loss"] - b["loss"]) < 1e-4, (a, b)
+        smoothed = go(configuration.with_options(grade_spread=0), PRETRAINED, data=data)
+        assert abs(smoothed.history[0]["loss"] - one.history[0]["loss"]) > 1e-3
+    """)
+
+
 def test_all_gpus_are_used_when_there_are_several(monkeypatch):
     def gpus(count):
         monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [f"GPU:{n}" for n in range(count)])
@@ -121,13 +175,13 @@ def test_half_precision_helps_on_gpus_that_have_units_for_it(monkeypatch, capabi
     assert runtime.mixed_precision_helps() is helps
 
 
-def train_in_halves(tmp_path, **options):
+def train_in_halves(tmp_path, data=None, weights=None, **options):
     reports = []
     trained = fit.train(
-        make_data(),
+        data or make_data(),
         "Custom_CNN",
         BRIEF.with_options(mixed_precision=True, **options),
-        weights=None,
+        weights=weights,
         work_dir=tmp_path,
         report=reports.append,
         should_stop=lambda: None,
@@ -168,6 +222,17 @@ def test_half_precision_ends_with_the_training(tmp_path, policies, monkeypatch):
     assert runtime.keras.config.dtype_policy().name == "float32"
 
 
+@pytest.mark.parametrize("weights", [None, PRETRAINED], ids=["scratch", "pretrained"])
+def test_grades_are_learned_in_half_precision(tmp_path, policies, monkeypatch, weights):
+    monkeypatch.setattr(runtime, "mixed_precision_helps", lambda: True)
+    data = replace(make_data(), classes=("0", "1", "2"), labels=np.arange(60) % 3, positive_class="", ordinal=True)
+    halves, _ = train_in_halves(tmp_path / "halves", data=data, weights=weights, head_epochs=1, dropout=0)
+    monkeypatch.setattr(runtime, "mixed_precision_helps", lambda: False)
+    whole, _ = train_in_halves(tmp_path / "whole", data=data, weights=weights, head_epochs=1, dropout=0)
+    for ours, theirs in zip(halves.history, whole.history, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.05)
+
+
 # -- The same bits
 
 
@@ -189,6 +254,15 @@ def test_steps_are_timed_on_the_way_a_training_takes(monkeypatch):
     assert 0 < timing.step_seconds < timing.start_seconds
     assert timing.prediction_seconds > 0
     assert timing.peak_memory > 50 * 1024**2
+
+
+def test_with_several_devices_the_timed_batches_are_such_as_they_can_share(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(architectures, "build", small.build)
+    monkeypatch.setattr("training.ml.timing.replicas", lambda devices: 3)
+    monkeypatch.setattr("training.ml.timing._train", lambda learner, size, steps: sizes.append(size) or [0.0] * steps)
+    timed_steps("Custom_CNN", image_size=32, classes=2, batch_size=8, fine_tuning=False, steps=1)
+    assert sizes == [6]
 
 
 def test_too_little_memory_for_the_timed_batches_is_said(monkeypatch):

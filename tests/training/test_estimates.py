@@ -16,7 +16,7 @@ from training.configurations import PRESETS
 from training.estimates import Plan, Speed
 from training.ml import stages
 from training.ml.architectures import ARCHITECTURES
-from training.models import SpeedTest
+from training.models import SpeedTest, TrainingRun
 from training.models.speed import require_memory
 from training.tasks import measure_speed
 from xrayplatform.audit import AuditEntry
@@ -24,6 +24,7 @@ from xrayplatform.jobs import JobError
 
 STANDARD = PRESETS["standard"].configuration
 GIB = estimates.GIB
+HOUR = timezone.timedelta(hours=1)
 
 
 def plan(**changes):
@@ -187,6 +188,58 @@ def test_the_speed_of_a_head_alone_says_nothing_about_the_rest(world):
     assert live.measured("Custom_CNN", 64, 32, fine_tuning=True).speed.step == 32 / 5000
 
 
+def finished(world, **fields):
+    """A training of five epochs of 10 s, whose first took 14 s, that lasted 90 s in all."""
+    now = timezone.now()
+    given = {"batch_size": 32, "images_per_second": 40 * 32 / 10, "epoch": 5, "state": "succeeded"}
+    given |= {"started_at": now - timezone.timedelta(seconds=90), "finished_at": now}
+    run = TrainingRunFactory(preparation=world.preparation, **given | fields)
+    for epoch, seconds in enumerate([14, 10, 10, 10, 10], start=1):
+        EpochMetricFactory(run=run, epoch=epoch, seconds=seconds)
+    return run
+
+
+def test_the_start_is_what_finished_trainings_took_beside_epochs_and_evaluation(world):
+    speed_test(start_seconds=300.0, finished_at=timezone.now() - timezone.timedelta(days=1))
+    finished(world)
+    # 36 s without the epochs, and 4 s of the first to compile.
+    assert live.measured("Custom_CNN", 64, 32, fine_tuning=False).speed.start == pytest.approx(40, abs=0.5)
+
+
+def test_an_interrupted_training_tells_nothing_about_the_start(world):
+    finished(world, interruptions=[{"at": "2026-11-25T13:02:00+00:00", "attempt": 1, "reason": "x", "counted": True}])
+    assert live.measured("Custom_CNN", 64, 32, fine_tuning=False).speed.start == estimates.START_SECONDS
+
+
+def test_the_start_of_fine_tuning_is_not_taken_for_that_of_a_training_from_scratch(world):
+    speed_test(start_seconds=300.0, fine_tuning=True)
+    TrainingRunFactory(preparation=world.preparation, batch_size=32, images_per_second=128.0)
+    assert live.measured("Custom_CNN", 64, 32, fine_tuning=False).speed.start == estimates.START_SECONDS
+    speed_test(start_seconds=9.0, image_size=128)
+    assert live.measured("Custom_CNN", 64, 32, fine_tuning=False).speed.start == 9
+
+
+def test_what_was_measured_beside_a_training_is_not_exact(world):
+    now = timezone.now()
+    speed_test(started_at=now, finished_at=now)
+    run = TrainingRunFactory(preparation=world.preparation, state="succeeded", started_at=now - HOUR)
+    for end, exact in ((now - HOUR / 2, True), (now + HOUR, False)):
+        TrainingRun.objects.filter(pk=run.pk).update(finished_at=end)
+        found = live.measured("Custom_CNN", 64, 32, fine_tuning=False)
+        assert found.exact == exact and ("while a training was running" in found.source) != exact
+    speed_test(step_seconds=0.3, started_at=now + 2 * HOUR, finished_at=now + 2 * HOUR)
+    speed_test(step_seconds=0.9, started_at=now, finished_at=now + 3 * HOUR)
+    assert live.measured("Custom_CNN", 64, 32, fine_tuning=False).speed.step == 0.3, "undisturbed comes first"
+
+
+def test_what_was_measured_takes_two_queries_however_much_it_is(world, django_assert_num_queries):
+    for _ in range(5):
+        speed_test()
+        finished(world)
+    with django_assert_num_queries(2):
+        assert live.measured("Custom_CNN", 64, 32, fine_tuning=False)
+
+
 def test_a_running_training_estimates_itself(world):
     counts = {"NORMAL": 160, "PNEUMONIA": 160}
     world.preparation.counts = dict.fromkeys(("train", "validation", "test"), counts)
@@ -258,6 +311,16 @@ def test_a_speed_test_is_queued_once_however_often_it_is_asked_for(alice):
     assert AuditEntry.objects.get(action="speedtest.start").actor == alice
 
 
+def test_the_child_of_a_speed_test_gets_no_password_and_does_not_believe_that_it_is_a_queue(alice, monkeypatch):
+    given = {}
+    monkeypatch.setattr(measuring.subprocess, "Popen", lambda command, **options: given.update(options))
+    for name in ("EMAIL_URL", "Q_CLUSTER_NAME", "QUEUE_LIFELINE"):
+        monkeypatch.setenv(name, "7")
+    measuring._start(request(alice), None, None)
+    assert given["env"]["EMAIL_URL"] == ""
+    assert not {"Q_CLUSTER_NAME", "QUEUE_LIFELINE"} & set(given["env"])
+
+
 def test_a_speed_test_keeps_what_its_child_measured(alice, child):
     child(f"echo from a library; echo '{TIMED}'")
     test = request(alice)
@@ -326,6 +389,20 @@ def test_the_command_measures_here_and_prints_json(db, child, capsys):
     call_command("speed_test", "Custom_CNN", "--image-size", "64", "--json")
     result = json.loads(capsys.readouterr().out)
     assert (result["images_per_second"], result["batch_size"]) == (128, ARCHITECTURES["Custom_CNN"].batch_size)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("--image-size", "100", "invalid choice: 100"),
+        ("--batch-size", "0", "from 1 to 512, not 0"),
+        ("--batch-size", "100000", "from 1 to 512, not 100000"),
+    ],
+)
+def test_the_command_refuses_the_sizes_that_programs_may_not_ask_for_either(db, option, value, complaint):
+    with pytest.raises(CommandError, match=complaint):
+        call_command("speed_test", "Custom_CNN", option, value)
+    assert not SpeedTest.objects.exists()
 
 
 def test_a_command_whose_measurement_fails_ends_with_an_error(db, child, capsys):

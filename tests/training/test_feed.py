@@ -104,6 +104,22 @@ def test_with_sampling_no_image_counts_more_than_another(data):
     assert labels.sum(axis=0).tolist() == [5, 5]
 
 
+def test_no_order_is_drawn_twice_however_many_classes_there_are(monkeypatch):
+    drawn = []
+    draw = pipeline._permutation
+
+    def counting(count, *seed):
+        drawn.append(seed)
+        return draw(count, *seed)
+
+    monkeypatch.setattr(pipeline, "_permutation", counting)
+    order = pipeline.Order(np.arange(40 * 5) % 40, seed=5, balanced=True)
+    for position in range(0, 400, 40):
+        order.numbers(position, 40)
+    # In 400 images each of the 40 classes goes through its five images twice.
+    assert len(drawn) == len(set(drawn)) == 40 * 2
+
+
 def test_features_come_in_the_order_of_their_images(data):
     features = np.arange(20, dtype=np.float32).reshape(10, 2)
     configuration = STILL.with_options(balance="weights")

@@ -10,6 +10,7 @@ from datasets.cache import PreparedData
 from tests.training import small
 from tests.training.small import PRETRAINED, make_data
 from training.configurations import PRESETS, Configuration
+from training.hints import WHAT_TO_DO
 from training.ml import architectures, callbacks, checkpoints, fit, schedules
 from training.ml.areas import AreaUnderCurve
 from training.ml.export import weights_of
@@ -87,6 +88,21 @@ def test_progress_names_batch_size_speed_and_stage(run):
     last = run.reports[-1]
     assert (last.batch_size, last.stage) == (8, "")
     assert last.images_per_second > 0
+
+
+def test_the_batch_size_is_not_told_before_it_is_known(run):
+    run(BRIEF.with_options(epochs=1, mixed_precision=True))
+    assert {report.batch_size for report in run.reports if report.message} == {0}
+    assert {report.batch_size for report in run.reports if report.phase == "evaluating"} == {8}
+
+
+def test_validation_is_reported_as_it_goes_on(run, monkeypatch):
+    monkeypatch.setattr(callbacks.Report, "SECONDS", math.inf)
+    run()
+    training = [report for report in run.reports if report.phase == "training"]
+    # In each epoch the 2 batches of validation images, and then its end.
+    assert [bool(report.metrics) for report in training] == [False, False, True] * 2
+    assert [report.epoch for report in training] == [1, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -247,7 +263,7 @@ def test_a_class_without_training_images_is_named(run):
 def test_a_loss_that_is_no_number_stops_with_advice():
     with pytest.raises(TrainingFailed, match="no longer a number") as failure:
         callbacks.StopOnNonFiniteLoss().on_train_batch_end(3, {"loss": math.nan})
-    assert "learning rate ten times smaller" in failure.value.hint
+    assert failure.value.hint == WHAT_TO_DO["not-a-number"]
 
 
 def test_the_threshold_comes_from_validation_and_the_test_set_is_only_reported(run):

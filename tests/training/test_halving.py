@@ -1,7 +1,9 @@
 """Successive halving: who is compared when, who goes on, who is stopped; and nothing blocks a search."""
 
+import hashlib
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from django.utils import timezone
@@ -11,8 +13,20 @@ from hypothesis import strategies as st
 
 from tests.factories import PreparationFactory, TrainingRunFactory, put_cache
 from training.configurations import PRESETS
+from training.ml.architectures import ARCHITECTURES, PublishedWeights
 from training.models import Search, TrainingRun
-from training.searching import ETAS, SMALLEST_RUNG, next_rung, places, plan, planned_epochs, ranking, rungs
+from training.pretrained import pretrained_folder
+from training.searching import (
+    ETAS,
+    SMALLEST_RUNG,
+    going_on,
+    next_rung,
+    places,
+    plan,
+    planned_epochs,
+    ranking,
+    rungs,
+)
 from xrayplatform.audit import AuditEntry
 
 STANDARD = PRESETS["standard"].configuration
@@ -78,6 +92,69 @@ def test_of_equal_losses_the_earlier_run_comes_first():
     assert ranking({3: 0.5, 1: 0.5, 2: None}) == [1, 3, 2]
 
 
+@given(st.dictionaries(st.integers(1, 99), st.none() | st.floats(0, 5), max_size=12), st.integers(1, 12))
+def test_whoever_is_as_good_as_one_that_goes_on_goes_on_too(losses, number):
+    chosen = going_on(losses, number)
+    assert chosen[:number] == ranking(losses)[:number]
+    stopped = {losses[run] for run in losses if run not in chosen} - {None}
+    assert not stopped & {losses[run] for run in chosen}
+
+
+def test_a_run_without_a_loss_ties_with_nobody():
+    assert going_on({1: None, 2: math.nan, 3: None}, 1) == [1]
+
+
+# -- Initial weights
+
+
+def race(architectures=("VGG16",), pretrained=("VGG16",), **values):
+    chosen = values or {"seed": list(range(9))}
+    base = STANDARD.with_options(**{name: chosen.pop(name) for name in ("epochs",) if name in chosen})
+    return plan(architectures, base, chosen, preset="standard", eta=3).starting_from_weights(pretrained)
+
+
+def test_runs_that_start_from_weights_are_not_compared_while_only_their_heads_learn():
+    # The head learns alone for 5 epochs, so the rung at 3 is left out and more runs train to the end.
+    assert race(pretrained=()).rungs == (3, 8, 25)
+    assert (race().rungs, race().starts) == ((8, 25), [9, 3])
+
+
+def test_the_run_with_the_longest_head_stage_decides_for_all():
+    assert race(head_epochs=[0, 1, 6, 7]).rungs == (25,)
+    assert race(head_epochs=[0, 1, 6]).rungs == (8, 25)
+    assert race(["Custom_CNN", "VGG16"], seed=[1, 2, 3, 4, 5]).rungs == (8, 25)
+
+
+def test_where_the_head_alone_learns_to_the_end_there_is_nothing_to_wait_for():
+    assert race(fine_tuning_depth=[0], seed=list(range(9))).rungs == (3, 8, 25)
+    assert race(fine_tuning_depth=[0, 0.5, 1]).first_rung == 7
+
+
+@given(st.integers(1, 100), st.integers(0, 50), st.integers(2, 20))
+def test_no_comparison_lies_in_the_head_stage(epochs, head, runs):
+    found = race(epochs=epochs, head_epochs=[head], seed=list(range(runs)))
+    assert all(rung >= found.head_epochs[0] + SMALLEST_RUNG for rung in found.rungs[:-1])
+
+
+@pytest.fixture
+def installed(world, monkeypatch):
+    """ImageNet weights of VGG16, as far as anybody looks before a training."""
+    published = PublishedWeights("vgg.h5", hashlib.sha256(b"published").hexdigest(), "folder")
+    monkeypatch.setitem(ARCHITECTURES, "VGG16", replace(ARCHITECTURES["VGG16"], pretrained=published))
+    pretrained_folder().mkdir()
+    (pretrained_folder() / published.file_name).write_bytes(b"published")
+
+
+def test_a_search_asks_its_runs_what_they_start_from(world, installed):
+    planned = plan(["VGG16"], STANDARD, {"seed": list(range(9))}, preset="standard", eta=3)
+    search = Search.start(world.dataset, planned, None)
+    assert search.parameters["rungs"] == [8, 25]
+    assert {run.epoch_limit for run in search.runs.all()} == {8}
+    scratch = Search.start(world.dataset, planned, None, initial="scratch")
+    assert scratch.parameters["rungs"] == [3, 8, 25]
+    assert {run.initial_weights for run in scratch.runs.all()} == {"scratch"}
+
+
 # -- The search
 
 
@@ -85,8 +162,8 @@ def test_of_equal_losses_the_earlier_run_comes_first():
 def search(world):
     """Nine runs of 25 epochs; the first rung is at 3 epochs."""
     rates = [round(0.0001 * (number + 1), 4) for number in range(9)]
-    race = plan(["Custom_CNN"], STANDARD, {"learning_rate": rates}, preset="standard", eta=3)
-    found = Search.start(world.dataset, race, None, name="Rates")
+    planned = plan(["Custom_CNN"], STANDARD, {"learning_rate": rates}, preset="standard", eta=3)
+    found = Search.start(world.dataset, planned, None, name="Rates")
     OrmQ.objects.all().delete()
     return found
 
@@ -124,6 +201,20 @@ LOSSES = [0.9, 0.3, 0.8, 0.2, 0.7, 0.1, 0.6, 0.5, 0.4]
 def test_all_runs_start_with_the_limit_of_the_first_rung(search):
     assert states(search) == [("queued", False, 3)] * 9
     assert search.parameters["rungs"] == [3, 8, 25]
+
+
+def test_the_audit_log_keeps_search_and_priority_of_each_run(search):
+    entries = AuditEntry.objects.filter(action="run.start")
+    assert {(entry.after["search"], entry.after["priority"]) for entry in entries} == {(search.pk, "Low")}
+    assert entries.count() == 9
+
+
+def test_a_run_that_waits_for_the_others_says_so(search):
+    run = runs_of(search)[0]
+    assert run.claim(1)
+    run.pause(3)
+    run.refresh_from_db()
+    assert run.held and run.message == "Waits after 3 epochs for the other runs of its search"
 
 
 def test_nothing_is_decided_while_one_run_is_still_on_its_way(search):
@@ -215,6 +306,21 @@ def test_a_run_without_a_figure_comes_last(search):
     assert runs_of(search)[5].message == "Stopped by the search after 3 epochs: 9th of 9"
 
 
+def test_a_draw_stops_nobody_and_is_said(search):
+    reach_all(search, 3, [0.9, 0.3, 0.3, 0.2, 0.3, 0.1, 0.3, 0.5, 0.4])
+    search.decide()
+    assert [index for index, run in enumerate(runs_of(search)) if run.is_active] == [1, 2, 3, 4, 5, 6]
+    assert runs_of(search)[6].message == "Goes on after 3 epochs: 6th of 9, level with the 3rd"
+    assert runs_of(search)[8].message == "Stopped by the search after 3 epochs: 7th of 9"
+
+
+def test_when_all_tie_all_go_on_to_the_end(search):
+    for epochs in (3, 8):
+        reach_all(search, epochs, [0.5] * 9)
+        assert search.decide()
+    assert states(search) == [("queued", False, None)] * 9
+
+
 def test_a_run_that_was_asked_to_stop_does_not_go_on(search):
     reach_all(search, 3, LOSSES)
     TrainingRun.objects.filter(pk=runs_of(search)[5].pk).update(cancel_requested=True)
@@ -298,8 +404,8 @@ def test_in_a_grid_nobody_is_stopped(world):
 def test_runs_too_short_to_be_divided_all_train_to_the_end(db):
     preparation = PreparationFactory()
     put_cache(preparation)
-    race = plan(["Custom_CNN"], PRESETS["quick"].configuration, {"seed": [1, 2]}, preset="quick", eta=3)
-    search = Search.start(preparation.dataset, race, None)
+    short = plan(["Custom_CNN"], PRESETS["quick"].configuration, {"seed": [1, 2]}, preset="quick", eta=3)
+    search = Search.start(preparation.dataset, short, None)
     assert states(search) == [("queued", False, None)] * 2
 
 

@@ -77,6 +77,17 @@ def test_a_network_that_gives_every_image_the_same_class_has_collapsed():
     assert codes(rows) == ["collapsed"]
 
 
+def test_without_a_known_auc_nobody_guesses():
+    """With one class in the validation part it has no AUC."""
+    still = history([0.5, 0.45, 0.42, 0.40, 0.38], [0.69] * 5, val_accuracy=1.0)
+    assert codes(still) == codes(still, shares=[1.0, 0.0]) == []
+
+
+def test_without_validation_the_auc_of_the_training_images_tells_that_nothing_is_learned():
+    assert codes(history([0.69] * 5, auc=0.51)) == ["not-learning", "no-validation"]
+    assert codes(history([0.69] * 5)) == ["no-validation"]
+
+
 def test_an_accuracy_that_stands_still_while_images_are_ranked_well_is_no_collapse():
     """A threshold of one half suits no network in its first epochs; the platform chooses its own."""
     rows = history(falling(0.6, 0.4, 5), falling(0.6, 0.5, 5), val_auc=0.9, val_accuracy=0.73)
@@ -134,6 +145,14 @@ def test_a_training_loss_that_only_rises_diverges():
     assert codes(rows) == ["diverging"]
 
 
+def test_a_training_loss_far_above_that_of_guessing_leads_to_the_learning_rate_first():
+    rows = history([9.0, 6.0, 5.0, 4.0, 3.5], [0.7, 0.7, 0.7, 1.2, 1.4], auc=0.95, val_auc=0.5, val_accuracy=0.5)
+    (hint,) = hints(rows, classes=2, epochs=25, shares=[0.5, 0.5])
+    assert hint.code == "diverging" and "learning rate" in hint.text
+    assert "3.500, far above that of guessing (0.693)" in hint.text
+    assert codes(history([0.9, 0.85, 0.82, 0.8], [0.6] * 4, auc=0.8, val_auc=0.8)) == []
+
+
 def test_where_other_layers_begin_to_learn_the_loss_may_rise():
     rows = history([0.4, 0.35, 0.3, 0.9, 0.5], [0.5] * 5, val_auc=0.8, stage=["head"] * 3 + ["fine-tuning"] * 2)
     assert codes(rows) == []
@@ -143,6 +162,11 @@ def test_a_loss_that_jumps_means_a_learning_rate_that_is_too_high():
     rows = history([0.6, 0.9, 0.5, 0.8, 0.5, 0.9, 0.4], falling(0.6, 0.5, 7), val_auc=0.8)
     (hint,) = hints(rows, classes=2, epochs=25)
     assert hint.code == "jumping" and "learning rate" in hint.text
+
+
+def test_while_the_loss_jumps_the_gap_to_validation_is_not_called_over_fitting():
+    rows = history([0.6, 0.9, 0.5, 0.8, 0.5, 0.9, 0.4], falling(0.6, 0.5, 7), auc=0.99, val_auc=0.8)
+    assert codes(rows) == ["jumping"]
 
 
 def test_a_validation_loss_that_jumps_thrice_means_the_same():
@@ -160,6 +184,13 @@ def test_stopping_early_is_fine_and_says_so():
     assert (hint.code, hint.level) == ("stopped-early", "fine")
     assert "after epoch 9 of 25" in hint.text and "since epoch 3" in hint.text
     assert codes(rows) == [], "while it goes on nothing was stopped"
+
+
+def test_stopping_early_without_validation_speaks_of_the_training_loss():
+    rows = history([0.6, 0.4, 0.3, 0.31, 0.31, 0.32, 0.31], auc=0.9)
+    found = hints(rows, classes=2, epochs=25, succeeded=True)
+    assert [hint.code for hint in found] == ["no-validation", "stopped-early"]
+    assert "the training loss had not improved since epoch 3" in found[1].text
 
 
 def test_a_training_that_still_improves_at_its_last_epoch_should_be_longer():

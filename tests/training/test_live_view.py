@@ -61,7 +61,7 @@ def test_the_page_shows_progress_of_run_and_epoch_speed_and_time_left(logged_in,
     for label, figure in (("images a second", "64.0"), ("images a batch", "32"), ("peak memory", "1.0\u00a0GB")):
         assert f"<dt>{label}</dt><dd>{figure}</dd>" in page
     assert "<dt>best validation loss (epoch 3)</dt><dd>0.500</dd>" in page
-    assert "at most about 35 s left (less when it stops early)" in page
+    assert "about 35 s left without early stopping" in page
 
 
 def test_figures_of_another_machine_are_said_to_be_those(logged_in, run):
@@ -109,6 +109,13 @@ def test_hints_are_shown_live_with_advice_and_the_way_to_the_data(logged_in, wor
     assert reverse("datasets:quality-report", args=[world.dataset.pk]) in fragment
     assert "hint-problem" in fragment
     assert 'data-announce="Run' in fragment and "finished. The network" in fragment
+
+
+def test_programs_get_the_time_left(logged_in, run):
+    detail = logged_in.get(reverse("api:run-detail", args=[run.pk])).json()
+    assert detail["eta_seconds"] == pytest.approx(35, abs=1)
+    TrainingRun.objects.filter(pk=run.pk).update(state="succeeded")
+    assert logged_in.get(reverse("api:run-detail", args=[run.pk])).json()["eta_seconds"] is None
 
 
 def test_programs_get_the_same_hints(logged_in, world):
@@ -189,6 +196,26 @@ def test_a_paused_queue_is_told_with_its_reason(logged_in, world, alice):
     WorkerSign.leave("train")
     TrainingQueue.pause(alice, "Servers move on Friday")
     assert "The training queue is paused: Servers move on Friday" in page_of(logged_in, world.run)
+
+
+def test_a_limit_of_the_team_is_told_on_the_page_of_the_run(logged_in, world):
+    WorkerSign.leave("train")
+    world.team.training_limit = 0
+    world.team.save()
+    assert "Chest clinic may not train at present; an administrator sets the limit." in page_of(logged_in, world.run)
+    world.team.training_limit = 1
+    world.team.save()
+    assert "This run does not start" not in page_of(logged_in, world.run)
+    TrainingRunFactory(preparation=world.preparation, state="running")
+    assert "Chest clinic trains 1 at once, as many as it may." in page_of(logged_in, world.run)
+
+
+def test_the_duration_of_a_resumed_run_is_that_of_the_whole(logged_in, run):
+    TrainingRun.objects.filter(pk=run.pk).update(
+        state="succeeded", started_at=timezone.now() - timedelta(hours=3), finished_at=timezone.now(),
+        interruptions=[{"at": "2026-11-25T13:02:00+00:00", "attempt": 1, "reason": "Died.", "counted": True}],
+    )  # fmt: skip
+    assert "3 h 0 min from the first start, with what lay between its attempts" in page_of(logged_in, run)
 
 
 def test_following_a_run_costs_a_bounded_number_of_queries(logged_in, run, django_assert_max_num_queries):

@@ -1,22 +1,33 @@
 """What is said before a training starts: each check alone, the estimate, and the fragment of the form."""
 
 import json
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 from django.core.management import call_command
 from django.urls import reverse
+from django.utils import timezone
 
-from tests.factories import DatasetFactory, TrainingRunFactory
+from datasets.models import Dataset
+from tests.factories import (
+    ConditionFactory,
+    DatasetFactory,
+    EpochMetricFactory,
+    PreparationFactory,
+    TrainingRunFactory,
+)
 from training import preflight as module
 from training.configurations import PRESETS
 from training.models import SpeedTest, TrainingQueue, TrainingRun
 from training.preflight import preflight
 from xrayplatform.jobs import JobError
 from xrayplatform.system import NotEnoughDisk, WorkerSign
+from xrayplatform.teams import Team
 
 QUICK = PRESETS["quick"].configuration
 GIB = 1024**3
+HOUR = timedelta(hours=1)
 CHECK = "/training/new/check/"
 HTMX = {"HX-Request": "true"}
 
@@ -115,6 +126,51 @@ def test_the_queue_says_what_is_ahead_or_why_nothing_starts(world, alice, machin
     assert (paused.level, paused.text) == ("warning", "The training queue is paused: update")
 
 
+def test_a_new_run_overtakes_what_waits_with_low_priority(world, alice, machine, worker):
+    TrainingRun.objects.update(priority=-1)
+    for _ in range(20):
+        TrainingRunFactory(preparation=world.preparation, priority=-1)
+    assert checks(world.dataset, alice)["Queue"].text == "Starts at once: nothing is ahead of it."
+    TrainingRunFactory(preparation=world.preparation, state="running", priority=-1)
+    TrainingRunFactory(preparation=world.preparation, priority=1)
+    assert checks(world.dataset, alice)["Queue"].text == "Starts after 2 other runs."
+
+
+def test_what_the_limit_of_another_team_blocks_is_not_ahead(world, alice, machine, worker):
+    TrainingRun.objects.all().delete()
+    condition = ConditionFactory(team=Team.objects.create(name="Trauma", training_limit=0))
+    TrainingRunFactory(preparation=PreparationFactory(dataset=DatasetFactory(condition=condition)))
+    assert checks(world.dataset, alice)["Queue"].text == "Starts at once: nothing is ahead of it."
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (0, "Chest clinic may not train at present; an administrator sets the limit."),
+        (1, "Chest clinic trains 1 at once, as many as it may. It starts when one of them has ended."),
+    ],
+)
+def test_the_limit_of_the_own_team_is_told_before_the_start(world, alice, machine, worker, limit, words):
+    Team.objects.update(training_limit=limit)
+    TrainingRun.objects.update(state="running")
+    world.dataset.refresh_from_db()
+    check = checks(Dataset.objects.get(pk=world.dataset.pk), alice)["Queue"]
+    assert (check.level, check.text) == ("warning", words)
+
+
+def test_the_checks_take_few_queries_whatever_was_measured_and_waits(
+    world, alice, machine, worker, django_assert_max_num_queries
+):
+    for number in range(8):
+        measured(finished_at=timezone.now())
+        run = TrainingRunFactory(
+            preparation=world.preparation, state="running", epoch=1, images_per_second=50.0 + number, batch_size=32
+        )
+        EpochMetricFactory(run=run, epoch=1, seconds=10)
+    with django_assert_max_num_queries(30):
+        preflight(world.dataset, "Custom_CNN", QUICK, alice)
+
+
 def measured(**fields):
     given = {"architecture": "Custom_CNN", "image_size": 64, "batch_size": 32, "state": "succeeded"}
     SpeedTest.objects.create(**given | {"step_seconds": 0.5, "prediction_seconds": 0.2, "start_seconds": 12} | fields)
@@ -151,7 +207,8 @@ def test_the_form_is_followed_by_what_it_would_lead_to(logged_in, world, machine
     assert "How long it takes is not known yet" in answer and "Measure" in answer
     measured()
     answer = ask(logged_in, world)
-    assert "About 1 min 53 s</strong> at most: 20 s an epoch" in answer and "Measure" not in answer
+    assert "About 1 min 53 s</strong> without early stopping, 20 s of it for each epoch" in answer
+    assert "Measure" not in answer
     assert "Very roughly" in ask(logged_in, world, batch_size=16)
     assert TrainingRun.objects.count() == 1
 
@@ -179,7 +236,23 @@ def test_the_measure_button_queues_a_test_whose_fragment_follows_it(logged_in, m
     ended = logged_in.get(url, headers=HTMX)
     assert ended["HX-Trigger"] == "measured" and "hx-get" not in ended.content.decode()
     assert "80.0 images a second" in ended.content.decode()
+    assert "A training ran" not in ended.content.decode()
     assert "Speed test" in logged_in.get(url).content.decode(), "it is a page too"
+
+
+def test_a_measurement_beside_a_training_says_that_it_is_too_slow(logged_in, world, machine):
+    now = timezone.now()
+    measured(started_at=now, finished_at=now, host="gpu-server")
+    test = SpeedTest.objects.latest("pk")
+    url = reverse("training:speed-test-detail", args=[test.pk])
+    TrainingRunFactory(preparation=world.preparation, state="running", started_at=now - HOUR, host="other")
+    assert "A training ran on this machine meanwhile" not in logged_in.get(url, headers=HTMX).content.decode()
+    assert logged_in.get(reverse("api:speedtest-detail", args=[test.pk])).json()["disturbed"] is False
+    TrainingRunFactory(preparation=world.preparation, state="running", started_at=now - HOUR, host="gpu-server")
+    assert "A training ran on this machine meanwhile" in logged_in.get(url, headers=HTMX).content.decode()
+    assert logged_in.get(reverse("api:speedtest-detail", args=[test.pk])).json()["disturbed"] is True
+    answer = ask(logged_in, world)
+    assert "Very roughly" in answer and "while a training was running" in answer and "Measure" in answer
 
 
 def test_a_measurement_that_failed_stays_on_the_page_with_its_reason(logged_in, machine):
@@ -207,7 +280,8 @@ def test_the_command_line_asks_for_the_same(world, machine, capsys):
     assert answer["can_start"] and answer["seconds"]["epoch"] == pytest.approx(20.2)
     call_command("train", world.dataset.name, "--check")
     shown = capsys.readouterr().out
-    assert "ok       Dataset: Prepared" in shown and "time     at most 1 min 53 s, measured on" in shown
+    assert "ok       Dataset: Prepared" in shown
+    assert "time     about 1 min 53 s without early stopping, measured on" in shown
     with pytest.raises(SystemExit):
         call_command("train", DatasetFactory().name, "--check")
     assert "problem  Dataset: Dataset not prepared" in capsys.readouterr().out
@@ -223,3 +297,21 @@ def test_programs_ask_for_the_same(logged_in, world, machine):
     assert {check["name"] for check in answer["checks"]} >= {"Dataset", "Memory", "Queue"}
     made = logged_in.post(reverse("api:speedtest-list"), {"architecture": "Custom_CNN", "image_size": 64})
     assert (made.status_code, made.json()["batch_size"]) == (202, 32)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ({"architecture": "LeNet"}, "LeNet is not a choice; there are"),
+        ({"image_size": "100"}, "100 is not a choice; there are 64, 128, 224, 299"),
+        ({"state": "asleep"}, "there are queued"),
+        ({"batch_size": "many"}, "number"),
+    ],
+)
+def test_programs_are_told_which_speed_tests_they_can_ask_for(logged_in, world, wanted, says):
+    url = reverse("api:speedtest-list")
+    answer = logged_in.get(url, wanted)
+    assert answer.status_code == 400 and says in str(answer.json()["errors"])
+    test = world.speed_test
+    right = {"architecture": test.architecture, "image_size": test.image_size, "batch_size": test.batch_size}
+    assert len(logged_in.get(url, right).json()["results"]) == 1

@@ -120,11 +120,12 @@ def test_who_paused_the_queue_and_why_is_kept(alice):
     assert AuditEntry.objects.get(action="trainingqueue.open").before == {"reason": "Update"}
 
 
-def test_pausing_twice_is_pausing_once(alice):
+def test_pausing_twice_is_pausing_once_unless_the_reason_changes(alice):
     assert TrainingQueue.pause(alice, "first")
-    assert not TrainingQueue.pause(alice, "second")
-    assert TrainingQueue.current().reason == "first"
+    assert not TrainingQueue.pause(alice, "first")
     assert AuditEntry.objects.filter(action="trainingqueue.pause").count() == 1
+    assert TrainingQueue.pause(alice, "second")
+    assert TrainingQueue.current().reason == "second"
     TrainingQueue.open(alice)
     assert not TrainingQueue.open(alice)
 
@@ -222,6 +223,9 @@ def test_a_command_trains_again_after_an_interruption(monkeypatch):
 
     monkeypatch.setattr("training.tasks.supervise", supervise)
     run = run_of()
+    assert train_here(run)
+    assert (attempts, run.state) == ([1], "queued"), "it waits before the next attempt"
+    TrainingRun.objects.update(not_before=None)
     assert train_here(run)
     assert (attempts, run.state) == ([1, 2], "succeeded")
 

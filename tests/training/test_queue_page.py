@@ -12,6 +12,7 @@ from django_q.models import OrmQ
 from tests.factories import (
     ConditionFactory,
     DatasetFactory,
+    EpochMetricFactory,
     PreparationFactory,
     SearchFactory,
     TrainingRunFactory,
@@ -96,10 +97,36 @@ def test_a_team_at_its_limit_waits_for_itself(waiting, alice, world):
     assert not TrainingRun.objects.startable().exists()
 
 
+def test_what_a_limit_blocks_has_no_place_and_is_not_ahead_of_others(waiting, of_others, alice, world):
+    measured(world)
+    TrainingRun.objects.filter(pk=of_others.pk).update(priority=-1)
+    world.team.training_limit = 0
+    world.team.save()
+    entries = overview(None).waiting
+    assert [(entry.place, entry.starts_in) for entry in entries[:3]] == [(None, None)] * 3
+    assert entries[0].why == "Chest clinic may not train at present; an administrator sets the limit."
+    assert (entries[3].place, entries[3].starts_in, entries[3].why) == (1, 0, "Next, as soon as a worker is free.")
+
+
+def test_a_run_that_is_tried_again_later_says_when_and_lets_others_pass(waiting, of_others, alice):
+    later = timezone.now() + timezone.timedelta(minutes=5)
+    for run in (waiting[0], of_others):
+        set_run(run, not_before=later, message="Waiting for disk space")
+    at = f"{timezone.localtime(later):%H:%M}"
+    words = why(alice)
+    assert (words[0], words[1]) == (
+        f"Tried again at {at}: Waiting for disk space",
+        "Next, as soon as a worker is free.",
+    )
+    assert words[3] == f"Tried again at {at}.", "what another team's run waits for is its own affair"
+    set_run(waiting[0], not_before=timezone.now())
+    assert overview(alice).waiting[0].place == 1
+
+
 def test_without_a_worker_the_page_says_what_to_do(world, alice, client):
     client.force_login(alice)
     page = text(client.get(PAGE))
-    assert "No training worker is running." in page
+    assert "No training worker gives a sign of life." in page
     assert "manage.py run_queue train" in page
 
 
@@ -143,6 +170,11 @@ def test_runs_of_other_teams_take_their_place_without_a_name(waiting, of_others,
 def test_why_the_run_of_another_team_waits_does_not_name_the_team(waiting, of_others, alice):
     team = of_others.preparation.dataset.condition.team
     team.training_limit = 0
+    team.save()
+    assert why(alice)[3] == "Its team may not train at present; an administrator sets the limit."
+    set_run(of_others, state="running")
+    TrainingRunFactory(preparation=of_others.preparation)
+    team.training_limit = 1
     team.save()
     assert why(alice)[3] == "Its team trains as many at once as it may."
 
@@ -261,12 +293,27 @@ def test_pausing_and_opening_are_recorded_and_opening_wakes_the_workers(waiting,
     assert [(action.split(".")[1], actor) for action, actor in actions] == [("open", "alice"), ("pause", "alice")]
 
 
-def test_pausing_twice_is_said_and_recorded_once(waiting, alice, client):
+def test_pausing_twice_for_the_same_reason_is_said_and_recorded_once(waiting, alice, client):
     client.force_login(alice)
     client.post(f"{PAGE}pause/", {"reason": "Updates"})
-    page = text(client.post(f"{PAGE}pause/", {"reason": "Other"}, follow=True))
-    assert "The queue was paused already." in page
-    assert TrainingQueue.current().reason == "Updates"
+    page = text(client.post(f"{PAGE}pause/", {"reason": "Updates"}, follow=True))
+    assert "The queue was paused already" in page and "Change the reason" in page
+    assert AuditEntry.objects.filter(action="trainingqueue.pause").count() == 1
+
+
+@pytest.mark.parametrize("way", ["page", "api", "command"])
+def test_a_paused_queue_takes_a_new_reason_and_keeps_the_old_one_in_the_audit_log(waiting, alice, client, way):
+    TrainingQueue.pause(alice, "Updates")
+    client.force_login(alice)
+    if way == "page":
+        client.post(f"{PAGE}pause/", {"reason": "Until Monday"})
+    elif way == "api":
+        assert client.post("/api/v1/queue/pause/", {"reason": "Until Monday"}).json()["reason"] == "Until Monday"
+    else:
+        command("--pause", "Until Monday")
+    assert TrainingQueue.current().reason == "Until Monday"
+    entry = AuditEntry.objects.filter(action="trainingqueue.pause").order_by("-seq").first()
+    assert (entry.before, entry.after) == ({"reason": "Updates"}, {"reason": "Until Monday"})
 
 
 def test_who_may_not_change_the_queue_gets_no_buttons(waiting, bob, client):
@@ -291,8 +338,14 @@ def test_the_page_takes_few_queries_however_many_runs_wait(
     for _ in range(20):
         TrainingRunFactory(preparation=world.preparation, created_by=alice)
     client.force_login(alice)
+    for _ in range(10):
+        run = TrainingRunFactory(preparation=world.preparation, state="running", epoch=1, images_per_second=50.0)
+        TrainingRun.objects.filter(pk=run.pk).update(batch_size=32)
+        EpochMetricFactory(run=run, epoch=1, seconds=10)
+    client.force_login(alice)
     with django_assert_max_num_queries(30):
-        client.get(PAGE, headers=HTMX)
+        page = text(client.get(PAGE, headers=HTMX))
+    assert page.count("left without early stopping") == 10
 
 
 # -- API and command

@@ -1,6 +1,7 @@
 """A training that was interrupted goes on from its last checkpoint as if nothing had happened."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,13 @@ import pytest
 
 from tests.training import small
 from tests.training.small import PRETRAINED
-from training.configurations import Configuration
-from training.ml import architectures, callbacks, checkpoints
+from training.configurations import OPTIONS, Configuration
+from training.ml import architectures, callbacks, checkpoints, fit, optimizers, runtime, schedules
 from training.ml.control import Cancelled, Paused, Stop, TrainingFailed
 from training.ml.export import weights_of
 from training.ml.fit import Trained, train
 from training.ml.initial import InitialWeights
-from training.ml.runtime import tf
+from training.ml.runtime import keras, tf
 
 # 36 training images: 5 steps of 8 an epoch, then 2 batches of validation.
 BRIEF = Configuration(epochs=4, batch_size=8, minimum_steps=3, early_stopping_patience=50, dropout=0.3, seed=7)
@@ -181,6 +182,25 @@ def test_draining_during_validation_keeps_the_epoch_that_was_learned(tmp_path, w
     assert_same(run, whole)
 
 
+def test_killed_in_validation_after_long_steps_an_epoch_is_not_repeated(tmp_path, monkeypatch, whole):
+    monkeypatch.setattr(callbacks.Checkpointing, "SECONDS_BEFORE_VALIDATION", 0.0)
+    run = Run(tmp_path / "killed")
+    with pytest.raises(Killed):
+        run(6, Killed())
+    assert state_of(run)["images"] == 5 * 8
+    run()
+    # Two batches of validation, three whole epochs, and the evaluation of 60 images.
+    assert run.asked == whole.asked - 5
+    assert_same(run, whole)
+
+
+def test_before_a_validation_that_follows_few_steps_nothing_is_saved(tmp_path):
+    run = Run(tmp_path)
+    with pytest.raises(Killed):
+        run(6, Killed())
+    assert list(tmp_path.glob("checkpoint-*")) == []
+
+
 def test_draining_during_the_last_evaluation_keeps_the_whole_training(tmp_path):
     run = Run(tmp_path)
     with pytest.raises(Paused) as paused:
@@ -280,6 +300,75 @@ def test_a_checkpoint_of_something_else_is_not_used(tmp_path, change):
         "A checkpoint cannot be used: it belongs to other data or another configuration.",
         "There is no other checkpoint: the training starts anew.",
     ]
+    aside = {path.name for path in tmp_path.glob("*.other")}
+    assert {f"checkpoint-{n}.{ending}.other" for n in (1, 2) for ending in ("json", "safetensors")} < aside
+    assert any(name.startswith("best-") for name in aside)
+
+
+@dataclass(frozen=True)
+class Later(Configuration):
+    """With one more option than the present one has."""
+
+    brilliance: float = 0.5
+
+
+def test_an_update_with_another_option_goes_on_with_the_trainings_that_wait(tmp_path, monkeypatch):
+    run = paused_after(tmp_path, 2)
+    monkeypatch.setitem(OPTIONS, "brilliance", OPTIONS["dropout"])
+    monkeypatch.setattr(fit, "Configuration", Later)
+    values = BRIEF.to_json()
+    run.epochs.clear()
+    with pytest.raises(Paused):
+        run(configuration=Later(**values), epoch_limit=3)
+    assert run.epochs == [3] and run.messages == ["Going on from a checkpoint in epoch 3."]
+    run(configuration=Later(**values, brilliance=0.7))
+    assert run.messages[-1] == "There is no other checkpoint: the training starts anew."
+
+
+def test_after_a_change_of_precision_the_optimizer_begins_anew_with_the_weights(tmp_path, monkeypatch):
+    halves = BRIEF.with_options(mixed_precision=True)
+    run = paused_after(tmp_path, 2, configuration=halves)
+    monkeypatch.setattr(runtime, "mixed_precision_helps", lambda: True)
+    trained = run()
+    assert run.messages[-2:] == [
+        "Going on from a checkpoint in epoch 3.",
+        "Of the checkpoint only weights and figures fit, because it was computed in another precision: the optimizer "
+        "begins anew.",
+    ]
+    assert run.epochs == [1, 2, 3, 4] and len(trained.history) == 4
+
+
+def test_without_what_the_optimizer_remembered_the_weights_are_kept(tmp_path, monkeypatch):
+    run = paused_after(tmp_path, 2)
+    before = run.variables()
+    # As if another version of Keras kept other variables; and a step changes nothing.
+    monkeypatch.setattr(optimizers, "create", lambda *arguments: keras.optimizers.SGD(0.0))
+    monkeypatch.setattr(schedules.Constant, "on_train_batch_begin", lambda *arguments, **options: None)
+    with pytest.raises(Paused):
+        run(1, Stop.DRAIN)
+    assert "another version of Keras wrote it" in run.messages[-1]
+    after = run.variables()
+    learned = [name for name in before if name.startswith("weights/") and "moving" not in name]
+    assert learned and all(np.array_equal(before[name], after[name]) for name in learned)
+    assert after.keys() < before.keys()
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{"a/kernel": np.zeros((2, 3), np.float32)}, {"a/kernel": np.zeros(6, np.float64)}, {"b/kernel": np.zeros(6)}],
+    ids=["shape", "type", "name"],
+)
+def test_weights_of_another_network_are_set_aside(tmp_path, weights):
+    store = checkpoints.Checkpoints(tmp_path, "digest")
+    own = {"a/kernel": np.zeros(6, np.float32)}
+    store.save({}, {f"weights/{name}": value for name, value in own.items()}, None)
+    assert store.newest(own)[0] is not None
+    found, said = store.newest(weights)
+    assert found is None and said == ["A checkpoint cannot be used: its weights are not those of this network."]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoint-1.json.other",
+        "checkpoint-1.safetensors.other",
+    }
 
 
 def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch, whole):

@@ -1,17 +1,19 @@
 """A run and its process: created after checks, supervised to its end, cancelled, and tried again when it dies."""
 
+import shutil
 import subprocess
 import uuid
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from io import StringIO
 from types import SimpleNamespace
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import OperationalError
+from django.db import DatabaseError, OperationalError
 from django.urls import reverse
 from django.utils import timezone
 
-from tests.factories import DatasetFactory, PreparationFactory, put_cache
+from tests.factories import DatasetFactory, PreparationFactory, TrainingRunFactory, put_cache
 from training import supervisor
 from training.configurations import PRESETS
 from training.models import NotPrepared, TrainingRun
@@ -20,6 +22,7 @@ from xrayplatform import system
 from xrayplatform.audit import AuditEntry
 from xrayplatform.jobs import JobError, LeaseLost
 from xrayplatform.system import GIB, NotEnoughDisk, WorkerSign
+from xrayplatform.tasks import every_minute
 
 QUICK = PRESETS["quick"].configuration
 STUBBORN = "trap '' TERM; while :; do sleep 1; done"
@@ -38,6 +41,7 @@ def test_a_run_keeps_its_options_and_who_started_it(world, alice):
     assert (run.configuration["epochs"], run.configuration["seed"]) == (3, 4)
     entry = AuditEntry.objects.get(action="run.start")
     assert (entry.actor, entry.after["architecture"]) == (alice, "Custom_CNN")
+    assert (entry.after["preset"], entry.after["search"], entry.after["priority"]) == ("quick", None, "Normal")
 
 
 def test_a_dataset_without_a_preparation_is_refused(db):
@@ -114,7 +118,8 @@ def run(world):
 
 
 def trained(run):
-    """One attempt."""
+    """One attempt, without the wait before it."""
+    TrainingRun.objects.update(not_before=None)
     train_next()
     run.refresh_from_db()
     return run
@@ -159,16 +164,197 @@ def test_a_child_that_claims_success_but_did_not_end_its_run_is_no_success(run, 
     assert "status 0" in reasons(run)[0]
 
 
-def test_the_checkpoints_stay_until_the_run_has_ended(run, child, django_capture_on_commit_callbacks):
-    run.work_folder.mkdir(parents=True)
-    child("exit 1")
-    trained(run)
-    assert run.work_folder.is_dir()
-    trained(run)
+@pytest.mark.parametrize(
+    ("end", "kept"), [("end_attempt", True), ("fail", True), ("end_cancelled", False), ("succeed", False)]
+)
+def test_the_checkpoints_stay_unless_the_run_has_come_to_its_end(run, end, kept, django_capture_on_commit_callbacks):
+    leave_checkpoint(run)
+    run.claim(1)
     with django_capture_on_commit_callbacks(execute=True):
+        getattr(run, end)(*["It died."] * (end in ("end_attempt", "fail")))
+    assert run.has_checkpoint == kept
+
+
+def leave_checkpoint(run):
+    run.work_folder.mkdir(parents=True, exist_ok=True)
+    (run.work_folder / "checkpoint-7.json").write_text("{}")
+
+
+def test_between_attempts_a_run_waits_longer_each_time(run, child, monkeypatch):
+    monkeypatch.setattr(TrainingRun, "max_attempts", 5)
+    child("exit 1")
+    waits = []
+    for _ in range(4):
         trained(run)
+        waits.append(round((run.not_before - timezone.now()).total_seconds()))
+        assert not TrainingRun.objects.startable().exists()
+    assert waits == pytest.approx([10, 60, 300, 300], abs=2)
+    TrainingRun.objects.update(not_before=timezone.now())
+    assert TrainingRun.objects.startable().exists()
+
+
+def test_a_worker_waits_for_a_run_that_is_tried_again_in_a_moment_and_for_no_other(run, child, monkeypatch):
+    started = child("exit 1")
+    monkeypatch.setattr("training.tasks.POLL_SECONDS", 0.05)
+    TrainingRun.objects.update(not_before=timezone.now() + timedelta(seconds=16))
+    train_next()
+    assert started == []
+    TrainingRun.objects.update(not_before=timezone.now() + timedelta(seconds=0.3))
+    train_next()
+    assert len(started) == 1
+
+
+def test_an_attempt_that_got_further_than_those_before_is_not_counted(run, child):
+    child("exit 1")
+    for epoch, attempt in ((2, 1), (5, 1), (5, 2), (4, 3), (6, 3)):
+        TrainingRun.objects.filter(pk=run.pk).update(epoch=epoch)
+        trained(run)
+        assert (run.state, run.attempt) == ("queued", attempt)
+    trained(run)
     assert run.state == "failed"
-    assert not run.work_folder.exists()
+    assert run.error.startswith("The training was interrupted 6 times")
+
+
+def test_a_training_that_dies_again_and_again_ends_however_far_it_gets(run, child):
+    child("exit 1")
+    for epoch in range(1, 11):
+        TrainingRun.objects.filter(pk=run.pk).update(epoch=epoch)
+        assert trained(run).state == ("failed" if epoch == 10 else "queued")
+
+
+# -- Going on after a failure
+
+
+@pytest.fixture
+def failed(run):
+    """Failed after three attempts; its checkpoint is there."""
+    leave_checkpoint(run)
+    for attempt in (1, 2, 3):
+        run.claim(attempt)
+        run.end_attempt("It died.", "Look.")
+    return TrainingRun.objects.get(pk=run.pk)
+
+
+def test_a_failed_run_goes_on_with_fresh_attempts(failed, alice, child):
+    failed.resume(alice)
+    assert (failed.state, failed.attempt, failed.error, failed.finished_at) == ("queued", 1, "", None)
+    assert entries(failed, "resume").get().actor == alice
+    child("exit 1")
+    assert [trained(failed).state for _ in range(3)] == ["queued", "queued", "failed"]
+    assert failed.error.startswith("The training was interrupted 3 times")
+
+
+def test_only_a_failed_run_whose_checkpoint_is_there_goes_on(failed, alice):
+    shutil.rmtree(failed.work_folder)
+    with pytest.raises(JobError, match="cannot go on"):
+        failed.resume(alice)
+    leave_checkpoint(failed)
+    TrainingRun.objects.update(state="cancelled")
+    with pytest.raises(JobError, match="has not failed any more"):
+        failed.resume(alice)
+    failed.refresh_from_db()
+    with pytest.raises(JobError, match="cannot go on"):
+        failed.resume(alice)
+    assert not entries(failed, "resume").exists()
+
+
+def test_a_failed_run_goes_on_from_its_page_and_over_the_api(failed, alice, client):
+    client.force_login(alice)
+    button = "Go on from the last checkpoint"
+    assert button in client.get(failed.get_absolute_url()).content.decode()
+    assert client.post(reverse("training:run-resume", args=[failed.pk])).url == failed.get_absolute_url()
+    assert TrainingRun.objects.get(pk=failed.pk).state == "queued"
+    assert button not in client.get(failed.get_absolute_url()).content.decode()
+    assert client.post(reverse("api:run-resume", args=[failed.pk])).status_code == 409
+    TrainingRun.objects.update(state="failed")
+    assert client.post(reverse("api:run-resume", args=[failed.pk])).json()["state"] == "queued"
+
+
+def test_a_failed_run_goes_on_from_the_command_line(failed):
+    call_command("train", "--resume", str(failed.pk), stdout=StringIO())
+    assert TrainingRun.objects.get(pk=failed.pk).state == "queued"
+    with pytest.raises(SystemExit):
+        call_command("train", "--resume", "4711", json=True, stdout=StringIO(), stderr=StringIO())
+    with pytest.raises(CommandError, match="Name the dataset"):
+        call_command("train")
+
+
+# -- What is left on the disk
+
+
+def test_what_ended_runs_left_is_swept_and_what_may_be_needed_stays(run, preparation_runs):
+    now = timezone.now()
+    for state, days in (("queued", 99), ("running", 99), ("failed", 6), ("failed", 8), ("succeeded", 91)):
+        preparation_runs(state, now - timedelta(days=days))
+    TrainingRun.sweep()
+    left = {
+        (other.state, bool(days > 7)): [other.has_checkpoint, other.staging_folder.exists(), other.log_path.exists()]
+        for other in TrainingRun.objects.exclude(pk=run.pk)
+        for days in [(now - other.finished_at).days]
+    }
+    assert left == {
+        ("queued", True): [True, True, True],
+        ("running", True): [True, True, True],
+        ("failed", False): [True, False, True],
+        ("failed", True): [False, False, True],
+        ("succeeded", True): [False, False, False],
+    }
+    assert run.staging_folder.with_name("upload-3").exists(), "it is somebody else's"
+
+
+@pytest.fixture
+def preparation_runs(run):
+    def make(state, finished_at):
+        other = TrainingRunFactory(preparation=run.preparation, state=state, finished_at=finished_at)
+        leave_checkpoint(other)
+        other.staging_folder.mkdir(parents=True)
+        other.staging_folder.with_name("upload-3").mkdir(exist_ok=True)
+        other.log_path.parent.mkdir(parents=True, exist_ok=True)
+        other.log_path.touch()
+
+    return make
+
+
+def test_files_are_swept_once_an_hour(db, monkeypatch):
+    swept = []
+    monkeypatch.setattr(TrainingRun, "sweep", lambda: swept.append(1))
+    for minute in (59, 0, 1):
+        monkeypatch.setattr(timezone, "now", lambda: datetime(2026, 11, 25, 14, minute, tzinfo=UTC))  # noqa: B023
+        every_minute()
+    assert swept == [1]
+
+
+def test_only_the_end_of_a_long_log_is_read(run):
+    run.log_path.parent.mkdir(parents=True)
+    run.log_path.write_bytes(b"first\n" + b"x" * 10_000_000 + "\nlast wörd\n".encode())
+    assert run.log_tail(1) == "last wörd\n"
+    assert len(run.log_tail(5)) <= 64 * 1024
+
+
+def test_a_run_waits_while_there_is_too_little_disk_and_says_so(run, monkeypatch):
+    asked = []
+
+    def refuse(count):
+        asked.append(count)
+        raise NotEnoughDisk("Not enough free disk.")
+
+    monkeypatch.setattr("training.models.run.require_disk", refuse)
+    assert TrainingRun.claim_next() is None
+    run.refresh_from_db()
+    assert (run.state, run.message) == ("queued", "Waiting for disk space: Not enough free disk.")
+    assert not TrainingRun.objects.startable().exists()
+    # What its checkpoints take already is not needed once more.
+    leave_checkpoint(run)
+    assert run.waits_for_disk() and asked[1] == asked[0] - 2
+    monkeypatch.setattr("training.models.run.require_disk", lambda count: None)
+    TrainingRun.objects.update(not_before=timezone.now())
+    assert TrainingRun.claim_next() == run
+
+
+def test_a_log_that_cannot_be_opened_costs_no_training(run, child):
+    run.log_path.mkdir(parents=True)
+    child("exit 3")
+    assert "status 3" in reasons(trained(run))[0]
 
 
 # -- Out of memory
@@ -217,6 +403,29 @@ def test_a_batch_of_one_image_cannot_be_halved_and_ends_after_three_attempts(run
     assert (run.state, run.batch_size) == ("failed", 1)
     assert "(3) The machine ran out of memory with batches of 1 image." in run.error
     assert "smaller architecture" in run.hint
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo \"terminate called after throwing an instance of 'std::bad_alloc'\"; kill -6 $$",
+        "echo Traceback; echo 'numpy._core._exceptions._ArrayMemoryError: Unable to allocate 8 GiB'; exit 1",
+        "echo 'OSError: [Errno 12] Cannot allocate memory'; exit 1",
+    ],
+)
+def test_a_child_that_asked_for_memory_in_vain_goes_on_with_half_the_batch(run, child, memory_counter, script):
+    TrainingRun.objects.filter(pk=run.pk).update(batch_size=32)
+    child(script)
+    trained(run)
+    assert (run.batch_size, run.attempt) == (16, 1)
+
+
+def test_lack_of_memory_in_an_earlier_attempt_explains_no_later_one(run, child, memory_counter):
+    run.log_path.parent.mkdir(parents=True)
+    run.log_path.write_text("std::bad_alloc\n")
+    TrainingRun.objects.filter(pk=run.pk).update(batch_size=32)
+    child("kill -6 $$")
+    assert (trained(run).batch_size, run.attempt) == (32, 2)
 
 
 def test_a_killed_child_of_a_machine_with_memory_to_spare_keeps_its_batch(run, child, memory_counter):
@@ -419,7 +628,7 @@ def test_a_supervisor_that_fails_takes_its_child_with_it_and_the_run_goes_on(run
 
 
 def test_a_database_that_does_not_answer_for_a_while_costs_no_training(run, child, monkeypatch):
-    answers = iter([OperationalError("gone"), OperationalError("still gone")])
+    answers = iter([OperationalError("gone"), DatabaseError("still gone")])
     real = TrainingRun.renew
 
     def renew(run, **fields):

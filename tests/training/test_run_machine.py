@@ -107,6 +107,7 @@ class RunLife(RuleBasedStateMachine):
 
     @rule()
     def a_minute_passes(self):
+        TrainingRun.objects.update(not_before=None)
         jobs.reap()
         jobs.resend_lost()
         waiting = TrainingRun.objects.startable().exists() and not TrainingQueue.current().paused
@@ -133,6 +134,7 @@ class RunLife(RuleBasedStateMachine):
         for _ in range(times):
             for owner in filter(self.is_live, self.owners):
                 owner.end_attempt("The training process was killed.")
+            TrainingRun.objects.update(not_before=None)
             self.deliver(lost=False)
 
     @rule(data=st.data(), seconds=st.sampled_from([10, 60, 200]))
@@ -191,6 +193,7 @@ class RunLife(RuleBasedStateMachine):
             # All owners have died.
             TrainingRun.objects.filter(state="running").update(lease_until=timezone.now() - timedelta(seconds=1))
             jobs.reap()
+            TrainingRun.objects.update(not_before=None)
             jobs.resend_lost()
             if not OrmQ.objects.exists():
                 break

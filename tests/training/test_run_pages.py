@@ -377,3 +377,119 @@ def test_another_teams_images_are_not_in_the_preview(client, world, charlie):
     client.force_login(charlie)
     fragment = text(client.get(reverse("training:strengths-preview"), choices(world)))
     assert "Choose a dataset" in fragment and world.dataset.name not in fragment
+
+
+# -- The same again, with other options
+
+
+def test_a_link_from_a_run_takes_over_all_that_it_was_started_with(logged_in, world):
+    configuration = Configuration(epochs=33, dropout=0, flip=True, preprocessing=[], image_size=64, batch_size=8)
+    run = TrainingRunFactory(
+        preparation=world.preparation, architecture="VGG16", preset="gone", configuration=configuration.to_json(),
+        initial="version", initial_version=world.version, state="succeeded",
+    )  # fmt: skip
+    link = f"{CREATE}?run={run.pk}"
+    assert f'href="{link}"' in text(logged_in.get(run.get_absolute_url()))
+    form = logged_in.get(link).context["form"]
+    assert (form["architecture"].value(), form["initial_version"].value()) == ("VGG16", world.version.pk)
+    entered = {name: form[name].value() for name in form.fields if form[name].value() not in (None, "")}
+    again = logged_in.post(CREATE, entered | {"initial": "scratch"})
+    assert again.status_code == 302
+    assert TrainingRun.objects.latest("pk").configuration == configuration.to_json()
+
+
+def test_what_is_as_in_the_configuration_stays_open_for_another_one(logged_in, world):
+    form = logged_in.get(CREATE, {"run": world.run.pk}).context["form"]
+    assert form["configuration"].value() == "quick" and not form.entered
+
+
+@pytest.mark.parametrize(
+    ("hint", "rate"), [("diverging", 2e-4), ("jumping", 6.7e-4), ("over-fitting", None), ("x", None)]
+)
+def test_the_link_beside_an_advice_about_the_learning_rate_follows_it(logged_in, world, hint, rate):
+    # That of Custom_CNN is 0.002.
+    form = logged_in.get(CREATE, {"run": world.run.pk, "hint": hint}).context["form"]
+    assert form["learning_rate"].value() == (rate and pytest.approx(rate))
+
+
+def test_options_of_an_earlier_release_are_taken_over_as_far_as_they_are_known(logged_in, world):
+    world.run.configuration |= {"momentum_of_yesterday": 1, "blur": 2}
+    world.run.save()
+    assert logged_in.get(CREATE, {"run": world.run.pk}).context["form"].entered == {"blur"}
+
+
+@pytest.mark.parametrize("number", ["999", "x", "", "-1", "9" * 40, "²"])
+def test_a_run_that_does_not_exist_cannot_be_taken_over(logged_in, world, number):
+    assert logged_in.get(CREATE, {"run": number}).status_code == 404
+
+
+def test_the_run_of_another_team_cannot_be_taken_over(client, world, charlie):
+    client.force_login(charlie)
+    assert client.get(CREATE, {"run": world.run.pk}).status_code == 404
+
+
+def test_a_form_that_comes_back_does_not_tick_what_nobody_ticked(logged_in, world):
+    form = logged_in.post(CREATE, choices(world, epochs=0)).context["form"]
+    assert form["preprocessing"].value() is None
+
+
+# -- What cannot be meant
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    ("sent", "field", "says"),
+    [
+        ({"epochs": HUGE}, "epochs", "from 1 to 500, not 1000"),
+        ({"learning_rate": HUGE}, "learning_rate", "above 0 up to 1, not 1000"),
+        ({"learning_rate": -HUGE}, "learning_rate", "not -1000"),
+        ({"learning_rate": True}, "learning_rate", "valid number"),
+        ({"epochs": True}, "epochs", "valid integer"),
+        ({"epoch": 3}, "epoch", "There is no field epoch; there are"),
+        ({"image_size": 100}, "image_size", "there are 64, 128, 224, 299"),
+        ({"optimizer": "adagrad"}, "optimizer", "there are adamw, adam, sgd"),
+        ({"architecture": "LeNet"}, "architecture", "LeNet is not a choice; there are"),
+        ({"dataset": True}, "dataset", "whole number, not True"),
+        ({"dataset": 1.5}, "dataset", "whole number, not 1.5"),
+        ({"dataset": HUGE}, "dataset", "does not exist"),
+        ({"dataset": "9" * 5000}, "dataset", "does not exist"),
+        ({"dataset": [1]}, "dataset", "whole number"),
+        ({"initial": "version", "initial_version": 2.5}, "initial_version", "whole number, not 2.5"),
+    ],
+)
+@pytest.mark.parametrize("name", ["api:run-list", "api:run-estimate"])
+def test_the_api_refuses_it_beside_its_field(logged_in, world, name, sent, field, says):
+    wanted = {"dataset": world.dataset.pk, "architecture": "Custom_CNN"} | sent
+    answer = logged_in.post(reverse(name), wanted, content_type="application/json")
+    assert answer.status_code == 400
+    assert set(answer.json()["errors"]) == {field}
+    complaint = str(answer.json()["errors"][field])
+    assert says in complaint and "0" * 50 not in complaint
+
+
+@pytest.mark.parametrize("name", ["api:run-list", "api:run-estimate", "api:search-list"])
+def test_a_dataset_without_end_is_refused(logged_in, world, name):
+    answer = logged_in.post(reverse(name), '{"dataset": 1e999}', content_type="application/json")
+    assert answer.status_code == 400 and "not inf" in str(answer.json()["errors"]["dataset"])
+
+
+@pytest.mark.parametrize("field", ["epochs", "learning_rate", "seed"])
+def test_the_page_refuses_a_huge_number(logged_in, world, field):
+    response = logged_in.post(CREATE, choices(world, **{field: HUGE}))
+    assert response.status_code == 400 and list(response.context["form"].errors) == [field]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "field", "says"),
+    [
+        ({"state": "asleep"}, "state", "asleep is not a choice; there are queued"),
+        ({"architecture": "LeNet"}, "architecture", "LeNet is not a choice; there are"),
+        ({"preparation": "x"}, "preparation", "number"),
+    ],
+)
+def test_a_filter_that_cannot_be_meant_is_refused_with_what_can(logged_in, world, wanted, field, says):
+    answer = logged_in.get(reverse("api:run-list"), wanted)
+    assert answer.status_code == 400 and says in str(answer.json()["errors"][field])
+    assert logged_in.get(reverse("api:run-list"), {"architecture": "Custom_CNN"}).json()["results"]

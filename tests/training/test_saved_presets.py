@@ -4,10 +4,11 @@ import json
 from io import StringIO
 
 import pytest
+from django.contrib.auth.models import Group
 from django.core.management import CommandError, call_command
 from django.urls import reverse
 
-from tests.factories import SavedPresetFactory, TeamFactory
+from tests.factories import SavedPresetFactory, TeamFactory, UserFactory
 from training.configurations import PRESETS, Configuration
 from training.models import SavedPreset, TrainingRun
 from xrayplatform.audit import AuditEntry
@@ -211,6 +212,14 @@ def test_the_api_saves_changes_and_deletes(logged_in, team, alice):
         ({"name": "x", "team": 9999}, "team"),
         ({"name": "x", "configuration": {"epochs": 0}}, "configuration"),
         ({"name": "x", "configuration": {"optimizer": "adagrad"}}, "configuration"),
+        ({"name": "x", "configuration": {"epoch": 3}}, "configuration"),
+        ({"name": "x", "configuration": {"epochs": 10**400}}, "configuration"),
+        ({"name": "x", "configuration": {"dropout": True}}, "configuration"),
+        ({"name": "x", "configuration": {"image_size": 300}}, "configuration"),
+        ({"name": "x", "epochs": 3}, "epochs"),
+        ({"name": "x", "team": True}, "team"),
+        ({"name": "x", "team": 1.5}, "team"),
+        ({"name": "x", "team": 10**30}, "team"),
     ],
 )
 def test_the_api_names_what_is_wrong(logged_in, sent, field):
@@ -226,7 +235,124 @@ def test_the_api_does_not_change_what_this_release_does_not_understand(logged_in
     assert answer.status_code == 400 and "momentum_of_yesterday" in str(answer.json()["errors"]["configuration"])
 
 
+def test_null_puts_an_option_back_to_that_of_standard(logged_in, world):
+    world.preset.configuration |= {"batch_size": 4, "image_size": 128, "dropout": 0.6, "blur": 2}
+    world.preset.save()
+    reset = {"configuration": {"batch_size": None, "image_size": None, "dropout": None}}
+    answer = logged_in.patch(f"{API}{world.preset.pk}/", reset, content_type="application/json")
+    kept = answer.json()["configuration"]
+    assert (kept["batch_size"], kept["image_size"]) == (None, None)
+    assert (kept["dropout"], kept["blur"]) == (STANDARD.dropout, 2)
+
+
+def test_what_was_read_can_be_sent_back_with_a_change(logged_in, world):
+    url = f"{API}{world.preset.pk}/"
+    read = logged_in.get(url).json() | {"name": "Changed"}
+    assert logged_in.patch(url, read, content_type="application/json").json()["name"] == "Changed"
+
+
+def test_a_stored_size_that_cannot_be_prepared_is_told_and_can_be_put_right(logged_in, world):
+    world.preset.configuration |= {"image_size": 300}
+    world.preset.save()
+    complaint = "Image size must be one of 64, 128, 224, 299, not 300."
+    assert complaint in text(logged_in.get(LIST))
+    assert logged_in.get(world.preset.get_absolute_url()).status_code == 200
+    url = f"{API}{world.preset.pk}/"
+    answer = logged_in.patch(url, {"name": "New"}, content_type="application/json")
+    assert complaint in str(answer.json()["errors"]["configuration"])
+    right = {"configuration": {"image_size": 224}}
+    assert logged_in.patch(url, right, content_type="application/json").json()["configuration"]["image_size"] == 224
+
+
+def test_presets_are_listed_by_team_and_a_team_that_is_no_number_is_refused(logged_in, world):
+    assert len(logged_in.get(API, {"team": world.team.pk}).json()["results"]) == 1
+    assert logged_in.get(API, {"team": world.team.pk + 1}).json()["results"] == []
+    for wrong in ("x", "1.5", 10**30):
+        assert logged_in.get(API, {"team": wrong}).status_code == 400
+
+
+def test_of_two_who_take_a_name_at_once_the_second_is_told_so(logged_in, team, monkeypatch):
+    check = SavedPreset.full_clean
+
+    def check_before_another_is_faster(preset, **kwargs):
+        check(preset, **kwargs)
+        SavedPresetFactory(name=preset.name, team=team)
+
+    monkeypatch.setattr(SavedPreset, "full_clean", check_before_another_is_faster)
+    answer = logged_in.post(API, {"name": "Night"}, content_type="application/json")
+    assert answer.status_code == 400
+    assert "There is a preset Night already" in str(answer.json()["errors"]["name"])
+    assert not AuditEntry.objects.filter(action="savedpreset.add").exists()
+
+
+# -- What everybody has
+
+
+@pytest.fixture
+def shared(world):
+    return SavedPresetFactory(name="Ours", team=None, created_by=UserFactory())
+
+
+def refusals(user):
+    return AuditEntry.objects.filter(action="access.refused", outcome="refused", actor=user).count()
+
+
+def test_what_everybody_has_is_taken_away_by_nobody_but_its_creator(logged_in, shared, team, alice):
+    assert reverse("training:preset-delete", args=[shared.pk]) not in text(logged_in.get(LIST))
+    url = f"{API}{shared.pk}/"
+    answers = [
+        logged_in.post(reverse("training:preset-delete", args=[shared.pk])),
+        logged_in.post(shared.get_absolute_url(), {"name": "Mine", "team": team.pk}),
+        logged_in.delete(url),
+        logged_in.patch(url, {"team": team.pk}, content_type="application/json"),
+    ]
+    assert [answer.status_code for answer in answers] == [403] * 4
+    assert "Everybody has Ours" in answers[-1].json()["detail"] and "Everybody has Ours" in text(answers[0])
+    for arguments in (("delete", shared.key), ("change", shared.key, "--team", team.name)):
+        with pytest.raises(CommandError, match="Everybody has Ours"):
+            call_command("training_presets", *arguments, user="alice", stdout=StringIO(), stderr=StringIO())
+    assert refusals(alice) == 6
+    shared.refresh_from_db()
+    assert (shared.name, shared.team) == ("Ours", None)
+
+
+def test_its_options_may_be_changed_by_all_who_may_change_presets(logged_in, shared):
+    assert logged_in.post(shared.get_absolute_url(), {"name": "Ours", "epochs": 9}).status_code == 302
+
+
+@pytest.mark.parametrize("who", ["creator", "administrator", "superuser", "command line"])
+def test_its_creator_and_administrators_may_take_it_away(shared, team, alice, who):
+    if who == "creator":
+        shared.created_by = alice
+        shared.save()
+    elif who == "administrator":
+        alice.groups.add(Group.objects.get(name="administrator"))
+    alice.is_superuser = who == "superuser"
+    by = None if who == "command line" else alice
+    shared.team = team
+    shared.store(by)
+    shared.team = None
+    shared.store(by)
+    shared.remove(by)
+    assert not SavedPreset.objects.filter(name="Ours").exists()
+
+
 # -- Command
+
+
+def test_the_command_resets_options(world):
+    made = command("save", "Night", "--batch-size", "4", "--dropout", "0.6", "--blur", "2")["saved"]
+    changed = command("change", made["key"], "--reset", "batch_size", "--reset", "dropout")["saved"]["configuration"]
+    assert (changed["batch_size"], changed["dropout"], changed["blur"]) == (None, STANDARD.dropout, 2)
+
+
+def test_the_command_puts_right_what_this_release_does_not_allow(world):
+    world.preset.configuration |= {"image_size": 300}
+    world.preset.save()
+    with pytest.raises(CommandError, match="What is stored: Image size must be one of 64, 128, 224, 299, not 300"):
+        call_command("training_presets", "change", world.preset.key, "--blur", "1", stdout=StringIO())
+    changed = command("change", world.preset.key, "--reset", "image_size")["saved"]
+    assert changed["configuration"]["image_size"] is None
 
 
 def test_the_command_saves_lists_changes_and_deletes(world, alice):
@@ -248,6 +374,8 @@ def test_the_command_saves_lists_changes_and_deletes(world, alice):
         (("save",), "Say which"),
         (("save", "Quick Test"), "that everybody has"),
         (("save", "x", "--epochs", "0"), "Epochs must be a whole number"),
+        (("save", "x", "--epochs", str(10**400)), r"from 1 to 500, not 10{36}\.\.\.\.$"),
+        (("save", "x", "--blur", "1", "--reset", "blur"), "blur cannot be set and reset at once"),
         (("save", "x", "--from", "saved:99"), "There is no configuration"),
         (("save", "x", "--from", "run:99"), "There is no run"),
         (("save", "x", "--team", "nobody"), "There is no team"),

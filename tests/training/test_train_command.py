@@ -52,7 +52,7 @@ def test_without_waiting_the_run_is_queued(world):
     run = TrainingRun.objects.latest("pk")
     answer = json.loads(out)
     assert answer.pop("seconds") >= 0
-    nothing_yet = {"version": None, "metrics": None, "warnings": []}
+    nothing_yet = {"version": None, "metrics": None, "warnings": [], "hints": [], "eta_seconds": None}
     assert answer == {"run": run.pk, "state": "queued", "condition": "chest"} | nothing_yet
     assert OrmQ.objects.get().key == "train"
 
@@ -124,6 +124,7 @@ def test_a_worker_that_is_busy_is_waited_for(world, monkeypatch, ends):
     ("options", "complaint"),
     [
         ({"epochs": 0}, "Epochs must be a whole number from 1 to 500, not 0."),
+        ({"epochs": 10**400}, f"Epochs must be a whole number from 1 to 500, not 1{'0' * 36}...."),
         ({"batch_size": 10**6}, "Batch size must be a whole number from 1 to 512"),
         ({"learning_rate": -1.0}, "Learning rate must be a number above 0"),
         ({"seed": -1}, "Seed must be a whole number from 0"),
@@ -137,7 +138,7 @@ def test_an_option_out_of_range_is_named_with_what_is_allowed(world, options, co
     assert TrainingRun.objects.count() == 1
 
 
-@pytest.mark.parametrize("option", ["--architecture=GPT", "--schedule=never", "--epochs=many"])
+@pytest.mark.parametrize("option", ["--architecture=GPT", "--schedule=never", "--epochs=many", "--image-size=100"])
 def test_an_option_that_does_not_exist_is_refused_with_those_there_are(world, option):
     with pytest.raises(CommandError, match=r"invalid (choice|int value)"):
         start(world.dataset.name, option)

@@ -1,16 +1,23 @@
 """The training process: what it reports, when it stops, how it hands its run back. Without TensorFlow."""
 
+import errno
 import signal
 import sys
 import time
 import uuid
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from django.db import OperationalError
+from django.db import DatabaseError, OperationalError
 from django.db.models import QuerySet
+from django.utils import timezone
 
 import training.ml
+from datasets.cache import CacheError
+from registry.artifacts import ArtifactError
 from training.management.commands import train_run
 from training.management.commands.train_run import Reporter, StopCheck
 from training.ml.control import Cancelled, Paused, Stop, TrainingFailed
@@ -122,6 +129,23 @@ def test_a_training_whose_lease_is_gone_ends_with_its_next_word(run, report):
     assert not run.metrics.exists()
 
 
+def test_a_log_on_a_full_disk_ends_no_training(run):
+    with Path("/dev/full").open("w", buffering=1) as full:
+        with pytest.raises(OSError, match="No space left"):
+            full.write("a line\n")
+        Reporter(run, lambda line: full.write(line + "\n"))(progress(2, metrics=FIGURES))
+        assert fresh(run).epoch == 2
+        with suppress(OSError):
+            full.close()
+
+
+def test_a_batch_size_that_the_training_does_not_know_yet_replaces_none(run, report):
+    """What it says before it has found its checkpoint."""
+    run.write(batch_size=8)
+    report(progress(1, message="A checkpoint is damaged.", batch_size=0))
+    assert fresh(run).batch_size == 8
+
+
 # -- Stopping
 
 
@@ -184,6 +208,27 @@ def test_a_silent_database_does_not_stop_a_training(run, monkeypatch):
     assert time.monotonic() - stop.asked_at < 1
 
 
+@pytest.mark.parametrize("error", [OperationalError, DatabaseError])
+def test_a_training_without_the_database_stops_at_a_checkpoint_before_its_lease_is_used_twice(run, monkeypatch, error):
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(train_run, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    stop = StopCheck(run)
+    first, answers = QuerySet.first, [error, None, error, error, error]
+
+    def answer(rows):
+        failure = answers.pop(0)
+        if failure:
+            raise failure("no answer")
+        return first(rows)
+
+    monkeypatch.setattr(QuerySet, "first", answer)
+    told = []
+    for seconds in (60, 60, 60, 100, 11):
+        clock.now += seconds
+        told.append(stop.ask())
+    assert told == [None, None, None, None, Stop.DRAIN]
+
+
 # -- How it ends
 
 
@@ -231,6 +276,94 @@ def test_a_training_that_cannot_go_on_has_failed_and_is_not_tried_again(train):
     )
 
 
+FULL = OSError(errno.ENOSPC, "No space left on device", "/srv/models/x")
+NO_MOUNT = FileNotFoundError(errno.ENOENT, "No such file or directory", "/srv/prepared/x")
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FULL,
+        caused(TrainingFailed("The best weights could not be saved.", "Free some disk space."), FULL),
+        RuntimeError('I/O error: "No space left on device (os error 28)"'),
+    ],
+)
+def test_a_full_disk_costs_no_attempt_and_the_run_says_what_it_waits_for(train, error):
+    row = train(raises(error))
+    assert (row.state, row.attempt) == ("queued", 1)
+    assert row.message == "Waiting for disk space: The disk is full where models are kept."
+    assert row.not_before > timezone.now() + timedelta(minutes=4)
+    for _ in range(5):
+        assert row.claim(1)
+        row.end_attempt("The disk is full where models are kept.", counted=False, not_before=timezone.now())
+    assert len(fresh(row).interruptions) == 1, "it is told once"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (caused(CacheError("The prepared data cannot be read."), NO_MOUNT), "The prepared data cannot be read."),
+        (NO_MOUNT, "A file could not be read or written: No such file or directory."),
+        (ArtifactError("changed", "The manifest was changed."), "The manifest was changed."),
+    ],
+)
+def test_a_file_that_cannot_be_read_or_written_costs_one_attempt_and_some_time(train, error, reason):
+    row = train(raises(error))
+    assert (row.state, row.attempt, row.interruptions[0]["reason"]) == ("queued", 2, reason)
+    assert row.not_before > timezone.now()
+
+
+def test_prepared_images_that_are_others_fail_at_once(train):
+    assert train(raises(CacheError("They are not those of the preparation."))).state == "failed"
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_an_error_that_nobody_expected_is_left_to_the_supervisor(run, train, error):
+    with pytest.raises(type(error)):
+        train(raises(error))
+    assert fresh(run).state == "running"
+
+
+@pytest.mark.parametrize(
+    ("error", "method", "state"),
+    [
+        (Paused(3), "pause", "queued"),
+        (Cancelled("Cancelled."), "end_cancelled", "cancelled"),
+        (TrainingFailed("No.", ""), "fail", "failed"),
+        (FULL, "end_attempt", "queued"),
+    ],
+)
+def test_the_end_of_a_training_waits_for_a_database_that_does_not_answer(train, monkeypatch, error, method, state):
+    monkeypatch.setattr(train_run, "RETRY_EVERY_SECONDS", 0.0)
+    failures = [OperationalError("gone"), DatabaseError("still gone")]
+    real = getattr(TrainingRun, method)
+
+    def fail_first(run, *args, **options):
+        if failures:
+            raise failures.pop()
+        return real(run, *args, **options)
+
+    monkeypatch.setattr(TrainingRun, method, fail_first)
+    assert train(raises(error)).state == state
+    assert failures == []
+
+
+def test_a_database_that_does_not_come_back_ends_the_process(run, train, monkeypatch):
+    def fail(*args, **options):
+        raise OperationalError("gone")
+
+    monkeypatch.setattr(train_run, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(train_run, "RETRY_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(TrainingRun, "pause", fail)
+    with pytest.raises(OperationalError):
+        train(raises(Paused(3)))
+
+
 def test_a_training_is_told_the_batch_that_fitted_and_where_its_search_compares(run, train):
     run.batch_size, run.epoch_limit = 4, 3
     given = {}
@@ -250,6 +383,7 @@ def test_a_request_to_cancel_is_heard_until_the_version_is_registered(run, train
 
     def work(**options):
         TrainingRun.objects.update(cancel_requested=True)
+        return SimpleNamespace(evaluation=SimpleNamespace(metrics={"test": {"warnings": []}}))
 
     row = train(work)
     assert (row.state, row.version) == ("cancelled", None)

@@ -1,5 +1,7 @@
 """A training from initial weights: first the head, on features computed once; then fine-tuning, part by part."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -104,6 +106,29 @@ def test_features_that_were_computed_before_an_interruption_are_used_again(go, p
     assert sum(passes) == 36 + 12
 
 
+def test_how_many_features_are_computed_is_noted_meanwhile(go, passes, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "NOTE_SECONDS", 0.0)
+    noted = []
+
+    def should_stop():
+        if (tmp_path / "features.json").exists():
+            noted.append((sum(passes), json.loads((tmp_path / "features.json").read_text())["done"]))
+
+    go(HEAD_ONLY, should_stop)
+    assert noted[:6] == [(count, count) for count in (8, 16, 24, 32, 40, 48)]
+
+
+def test_features_that_are_computed_again_are_reported_too(go, passes, tmp_path):
+    with pytest.raises(Paused):
+        go(HEAD_ONLY, lambda: Stop.DRAIN if any(report.metrics for report in go.reports) else None)
+    (tmp_path / "features.npy").unlink()
+    before, told = len(passes), len(go.reports)
+    go(HEAD_ONLY, lambda: None)
+    assert sum(passes[before:]) == 48
+    again = [report for report in go.reports[told:] if not report.metrics and not report.message]
+    assert sum(report.epoch == 2 for report in again) >= 6
+
+
 def test_features_of_other_data_are_not_used(go, passes, tmp_path):
     with pytest.raises(Paused):
         go(HEAD_ONLY, lambda: Stop.DRAIN)
@@ -186,17 +211,24 @@ def test_a_share_of_the_rate_is_a_share_of_the_step(name):
     assert steps[0] < 0 and steps[1] == pytest.approx(steps[0] / 2) and steps[2] == 0
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_a_share_of_the_rate_is_a_share_of_the_weight_decay(name):
-    variables = [keras.Variable(np.ones(1, np.float32), name=f"kernel{number}") for number in range(2)]
-    optimizer = optimizers.create(Configuration(optimizer=name, weight_decay=0.2), 0.1, [1.0, 0.5])
+def decayed(optimizer: str, name: str, shape: tuple[int, ...], shares=None) -> list[float]:
+    """What is left of ones after two steps without a gradient."""
+    variables = [keras.Variable(np.ones(shape, np.float32), name=name) for _ in shares or [1.0]]
+    created = optimizers.create(Configuration(optimizer=optimizer, weight_decay=0.2), 0.1, shares)
     for _ in range(2):
-        optimizer.apply([tf.zeros(1)] * 2, variables)
-    assert [float(np.asarray(variable)[0]) for variable in variables] == pytest.approx([0.98**2, 0.99**2])
+        created.apply([tf.zeros(shape)] * len(variables), variables)
+    return [float(np.asarray(variable).flat[0]) for variable in variables]
 
 
-def test_biases_and_scales_do_not_decay():
-    bias = keras.Variable(np.ones(1, np.float32), name="bias")
-    optimizer = optimizers.create(Configuration(optimizer="sgd", weight_decay=0.2), 0.1)
-    optimizer.apply([tf.zeros(1)], [bias])
-    assert float(np.asarray(bias)[0]) == 1.0
+def test_a_share_of_the_rate_is_a_share_of_the_weight_decay():
+    assert decayed("adamw", "kernel", (1, 1), [1.0, 0.5]) == pytest.approx([0.98**2, 0.99**2])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_only_adamw_has_weight_decay(name):
+    assert decayed(name, "kernel", (1, 1)) == [1.0]
+
+
+@pytest.mark.parametrize(("name", "shape"), [("bias", (1,)), ("gamma", (1, 1)), ("kernel", (3,))])
+def test_biases_and_scales_do_not_decay_whatever_they_are_called(name, shape):
+    assert decayed("adamw", name, shape) == [1.0]

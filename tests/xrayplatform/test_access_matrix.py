@@ -23,6 +23,7 @@ USERS = [NO_ROLE, *ROLES]
 SCIENTIST = ["data scientist"]
 PRUNERS = ["data scientist", "administrator"]
 QUEUE_KEEPERS = ["model manager", "administrator"]
+NOTERS = ["clinician", "data scientist", "model manager", "administrator"]
 CANCELLERS = ["data scientist", "model manager", "administrator"]
 SYSTEM = ["data scientist", "model manager", "administrator", "auditor"]
 PREPARE = {"seed": 0, "image_size": 128, "fit": "auto", "source_splits": "honour"}
@@ -111,11 +112,12 @@ PAGES = [
     Row("GET", "training:run-detail", ROLES, 200, "run"),
     Row("GET", "training:run-status", ROLES, 200, "run"),
     Row("GET", "training:run-curves", ROLES, 200, "run"),
-    Row("POST", "training:run-note", ROLES, 302, "run", {"text": "x"}),
+    Row("POST", "training:run-note", NOTERS, 302, "run", {"text": "x"}),
     Row("GET", "training:run-preflight", SCIENTIST),
     Row("POST", "training:speed-test-start", SCIENTIST, 302, "", SPEED),
     Row("GET", "training:speed-test-detail", ROLES, 200, "speed_test"),
     Row("POST", "training:run-cancel", CANCELLERS, 302, "run"),
+    Row("POST", "training:run-resume", SCIENTIST, 302, "run"),
     Row("POST", "training:run-prioritise", QUEUE_KEEPERS, 302, "run", {"priority": "1"}),
     Row("GET", "training:queue-detail", ROLES),
     Row("POST", "training:queue-pause", QUEUE_KEEPERS, 302, "", {"reason": "x"}),
@@ -174,12 +176,14 @@ API = [
     Row("GET", "api:run-log", ROLES, 200, "run"),
     Row("GET", "api:run-hints", ROLES, 200, "run"),
     Row("GET", "api:run-notes", ROLES, 200, "run"),
-    Row("POST", "api:run-notes", ROLES, 201, "run", {"text": "x"}),
+    Row("POST", "api:run-notes", NOTERS, 201, "run", {"text": "x"}),
     Row("POST", "api:run-estimate", SCIENTIST, 200, "", RUN),
     Row("GET", "api:speedtest-list", ROLES),
     Row("POST", "api:speedtest-list", SCIENTIST, 202, "", SPEED),
     Row("GET", "api:speedtest-detail", ROLES, 200, "speed_test"),
     Row("POST", "api:run-cancel", CANCELLERS, 200, "run"),
+    # 409: let in, but this run has not failed.
+    Row("POST", "api:run-resume", SCIENTIST, 409, "run"),
     Row("POST", "api:run-prioritise", QUEUE_KEEPERS, 200, "run", {"priority": "high"}),
     Row("GET", "api:queue-list", ROLES),
     Row("POST", "api:queue-pause", QUEUE_KEEPERS, 200, "", {"reason": "x"}),
@@ -187,6 +191,7 @@ API = [
     Row("GET", "api:search-list", ROLES),
     # 400: let in, but one run is no search.
     Row("POST", "api:search-list", SCIENTIST, 400, "", SEARCH),
+    Row("POST", "api:search-estimate", SCIENTIST, 400, "", SEARCH),
     Row("GET", "api:search-detail", ROLES, 200, "search"),
     Row("POST", "api:search-cancel", CANCELLERS, 200, "search"),
     Row("GET", "api:preset-list", ROLES),

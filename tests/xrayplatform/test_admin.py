@@ -126,6 +126,14 @@ def test_a_change_of_an_administrator_is_in_the_audit_log(client, administrator,
     assert (entry.actor, entry.object_label) == (administrator, "Lung clinic")
 
 
+def test_a_change_of_the_training_limit_keeps_both_values(client, administrator, team):
+    client.force_login(administrator)
+    for limit in ("2", "0"):
+        client.post(change_url(team), {"name": team.name, "members": [administrator.pk], "training_limit": limit})
+    newest = AuditEntry.objects.filter(action="team.training_limit").order_by("-seq").first()
+    assert (newest.before, newest.after) == ({"training_limit": 2}, {"training_limit": 0})
+
+
 def user_form(user, **changes):
     fields = {"username": user.username, "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00", "is_active": "on"}
     return fields | changes

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import psutil
 import pytest
-from django.db import connection
+from django.db import connection, models
 from django.utils import timezone
 from django_q.models import OrmQ
 
@@ -68,6 +68,14 @@ def test_a_claimed_job_tells_where_it_runs_and_until_when_it_is_leased(claimed):
     assert claimed.state == "running"
     assert claimed.host and claimed.pid
     assert timedelta(seconds=110) < claimed.lease_until - timezone.now() <= jobs.LEASE
+
+
+def test_a_job_that_goes_on_keeps_the_time_of_its_first_start(claimed):
+    began = timezone.now() - timedelta(hours=2)
+    claimed.write(started_at=began)
+    claimed.requeue("The worker died.")
+    assert claimed.claim(2)
+    assert claimed.started_at == began and claimed.seconds > 7000
 
 
 def test_a_claim_for_an_earlier_attempt_is_refused(job):
@@ -472,6 +480,23 @@ def wait_for_environment(pid, environment):
 
 def silent(run, seconds):
     TrainingRun.objects.filter(pk=run.pk).update(heartbeat_at=timezone.now() - timedelta(seconds=seconds))
+
+
+def test_a_job_that_is_put_back_while_somebody_cancels_it_is_cancelled_all_the_same(run, alice, monkeypatch):
+    """Between the statement that looks for a waiting job and the one that looks for a running job."""
+    real, statements = models.QuerySet.update, []
+
+    def update(rows, **fields):
+        changed = real(rows, **fields)
+        statements.append(fields)
+        if len(statements) == 1:
+            real(TrainingRun.objects.filter(pk=run.pk), state="queued")
+        return changed
+
+    monkeypatch.setattr(models.QuerySet, "update", update)
+    assert fresh(run).request_cancel(alice)
+    assert fresh(run).state == "cancelled"
+    assert run_entries(run, "cancelled").count() == 1
 
 
 def test_a_job_whose_worker_is_dead_is_cancelled_at_once(run, alice):

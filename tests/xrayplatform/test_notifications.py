@@ -40,8 +40,21 @@ def run(world, alice):
 def test_who_started_a_training_is_told_that_it_finished(run, world, alice):
     run.version = ModelVersionFactory(condition=world.condition, number=7)
     run.succeed("done")
-    assert told(alice) == [f"Run {run.pk} has finished: Custom_CNN on CHEST/secret study is chest v7, test AUC 0.950."]
+    words = f"Run {run.pk} has finished: Custom_CNN on CHEST/secret study is chest v7, test AUC 0.950"
+    assert told(alice) == [f"{words} (only 10 test images)."]
     assert Notification.objects.get().url == run.get_absolute_url()
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "images", "caveat"),
+    [(False, 100, ""), (True, 100, " (synthetic images)"), (True, 1, " (synthetic images, only 1 test image)")],
+)
+def test_why_a_figure_says_little_is_told_with_it(run, world, alice, synthetic, images, caveat):
+    run.preparation.counts = {"test": {"NORMAL": images}}
+    run.preparation.dataset.synthetic = run.preparation.synthetic = synthetic
+    run.version = ModelVersionFactory(condition=world.condition, number=7)
+    run.succeed("done")
+    assert told(alice)[0].endswith(f"test AUC 0.950{caveat}.")
 
 
 def test_a_failure_is_told_with_its_reason(run, alice):
@@ -99,6 +112,19 @@ def test_a_search_is_told_once_when_its_last_run_has_ended(world, alice, django_
         assert Notification.objects.count() == expected
     assert told(alice) == [f"{search} has ended: 0 of 2 runs finished, 2 failed."]
     assert Notification.objects.get().url == search.get_absolute_url()
+
+
+def test_of_a_search_that_somebody_else_cancelled_it_says_who(world, alice, bob, django_capture_on_commit_callbacks):
+    search = Search.objects.create(
+        name="both", preparation=world.preparation, mode="grid", parameters={}, created_by=alice
+    )
+    for _ in range(3):
+        TrainingRunFactory(preparation=world.preparation, created_by=alice, search=search)
+    with django_capture_on_commit_callbacks(execute=True):
+        search.runs.first().request_cancel(alice)
+    with django_capture_on_commit_callbacks(execute=True):
+        search.cancel(bob)
+    assert told(alice) == [f"{search} has ended: 0 of 3 runs finished, 2 cancelled by bob."]
 
 
 # -- Mail
@@ -207,6 +233,29 @@ def test_programs_list_and_mark_their_own(client, alice, bob):
     assert answer.json() == {"read": 1}
     assert [row["id"] for row in client.get(url, {"unread": "true"}).json()["results"]] == [two.pk]
     assert client.post(reverse("api:notification-read")).json() == {"read": 1}
+
+
+@pytest.mark.parametrize("number", ["-1", "99999999999999999999", "1" + "0" * 400, "true", "1.5", "1e999", '"x"'])
+def test_programs_are_told_of_numbers_that_are_none(client, alice, number):
+    client.force_login(alice)
+    url = reverse("api:notification-read")
+    answer = client.post(url, f'{{"ids": [{number}]}}', content_type="application/json")
+    assert answer.status_code == 400 and set(answer.json()["errors"]) == {"ids"}
+
+
+def test_a_mistyped_field_does_not_mark_all_as_read(client, alice):
+    message = notify(alice, "one")
+    client.force_login(alice)
+    answer = client.post(reverse("api:notification-read"), {"id": [message.pk]}, content_type="application/json")
+    assert answer.status_code == 400 and set(answer.json()["errors"]) == {"id"}
+    assert set(Notification.objects.unread()) == {message}
+
+
+@pytest.mark.parametrize("word", ["maybe", "2", "none"])
+def test_programs_are_told_of_a_filter_that_is_neither_true_nor_false(client, alice, word):
+    client.force_login(alice)
+    answer = client.get(reverse("api:notification-list"), {"unread": word})
+    assert answer.status_code == 400 and "true or false" in str(answer.json()["errors"]["unread"])
 
 
 def test_the_command_shows_and_marks_a_users_messages(alice, capsys):

@@ -197,13 +197,15 @@ def _number(value: float | None) -> float | None:
 
 
 class Checkpointing(Callback):
-    """Saves at the end of each epoch and every ten minutes within one, and stops at the next step when asked to.
+    """Saves at the end of each epoch, every ten minutes within one, and before a validation that follows a minute or
+    more of steps. Stops at the next step when asked to.
 
     Comes last: what the others do at the end of an epoch belongs to its checkpoint. limit: finished epochs after which
     the training pauses, although it is not at its end.
     """
 
     SECONDS = 600.0
+    SECONDS_BEFORE_VALIDATION = 60.0
 
     def __init__(
         self, place: Place, save: Callable[[], None], should_stop: ShouldStop, limit: int | None, epochs: int
@@ -215,6 +217,11 @@ class Checkpointing(Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         stop_if_asked(self.should_stop, self.pause)
         if time.monotonic() - self.saved >= self.SECONDS:
+            self._save()
+
+    def before_validation(self) -> None:
+        """The steps of the epoch are done: a validation that does not come to its end is not to cost them."""
+        if time.monotonic() - self.saved >= self.SECONDS_BEFORE_VALIDATION:
             self._save()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -8,6 +8,7 @@ In the training's folder:
 
 Every file is written aside, forced to the disk and renamed; the JSON file comes last, so that a checkpoint is complete
 exactly when its JSON file is there and all digests are right. The two newest are kept. Nothing is ever unpickled.
+What is whole but does not fit is set aside as `<name>.other`, for whoever goes back to what it does fit.
 """
 
 import hashlib
@@ -39,6 +40,7 @@ _TYPES: Final = {
     "uint8": "U8",
     "bool": "BOOL",
 }
+_OTHER: Final = ".other"
 _NAME: Final = re.compile(r"checkpoint-(\d+)\.json")
 
 Tensors = dict[str, NDArray[Any]]
@@ -46,6 +48,10 @@ Tensors = dict[str, NDArray[Any]]
 
 class Damaged(Exception):
     """A file is not what its digest says."""
+
+
+class Other(Exception):
+    """A checkpoint is whole, but of something else than this training."""
 
 
 @dataclass(frozen=True)
@@ -85,20 +91,31 @@ class Checkpoints:
         self.thin_out(KEPT)
 
     def save_best(self, epoch: int, variables: Mapping[str, Any]) -> TensorFile:
-        """Write the weights of a new best epoch. Where the disk is full, the older checkpoint makes room. OSError."""
+        """Write the weights of a new best epoch. OSError.
+
+        Where the disk is full, the older checkpoint and what was set aside make room.
+        """
         path = self.folder / f"best-{epoch}.safetensors"
         try:
             return write_tensors(path, variables)
         except OSError:
             self.thin_out(1)
+            for other in self.folder.glob(f"*{_OTHER}"):
+                other.unlink(missing_ok=True)
             return write_tensors(path, variables)
 
-    def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest complete one that fits, and what is to be said about those that were passed over."""
+    def newest(self, weights: Mapping[str, Any]) -> tuple[Checkpoint | None, list[str]]:
+        """The newest complete one that fits, and what is to be said about those that were passed over.
+
+        weights: the variables of the network, by name; a checkpoint fits that holds all of them or those of the head.
+        """
         said: list[str] = []
         for number in sorted(self._numbers(), reverse=True):
             try:
-                return self._load(number), said
+                return self._load(number, weights), said
+            except Other as error:
+                said.append(f"A checkpoint cannot be used: {error}")
+                self._set_aside(number)
             except Damaged as error:
                 said.append(f"A checkpoint cannot be used: {error}")
                 self._remove(number)
@@ -133,8 +150,14 @@ class Checkpoints:
         for ending in (".json", ".safetensors"):
             (self.folder / f"checkpoint-{number}{ending}").unlink(missing_ok=True)
 
+    def _set_aside(self, number: int) -> None:
+        names = [f"checkpoint-{number}.json", f"checkpoint-{number}.safetensors", self._best_name(number)]
+        for name in filter(None, names):
+            with suppress(FileNotFoundError):
+                (self.folder / name).replace(self.folder / f"{name}{_OTHER}")
+
     def _best_name(self, number: int) -> str | None:
-        with suppress(Damaged):
+        with suppress(Damaged, KeyError, TypeError):
             best = self._content(number)["best"]
             return None if best is None else str(best["name"])
         return None
@@ -149,16 +172,29 @@ class Checkpoints:
             raise Damaged("it cannot be read.") from error
         raise Damaged("its content was changed.")
 
-    def _load(self, number: int) -> Checkpoint:
+    def _load(self, number: int, weights: Mapping[str, Any]) -> Checkpoint:
         content = self._content(number)
         if content["format"] != FORMAT:
-            raise Damaged("it was written by another version of this program.")
+            raise Other("it was written by another version of this program.")
         if content["digest"] != self.digest:
-            raise Damaged("it belongs to other data or another configuration.")
+            raise Other("it belongs to other data or another configuration.")
         best = None if content["best"] is None else TensorFile(**content["best"])
         if best is not None:
             _verify(self.folder, best)
-        return Checkpoint(content["state"], _tensors(self.folder, TensorFile(**content["tensors"])), best)
+        tensors = _tensors(self.folder, TensorFile(**content["tensors"]))
+        whole = {f"weights/{name}": variable for name, variable in weights.items()}
+        head = {name: variable for name, variable in whole.items() if name.startswith("weights/head/")}
+        if not (fits("weights", whole, tensors) or fits("weights", head, tensors)):
+            raise Other("its weights are not those of this network.")
+        return Checkpoint(content["state"], tensors, best)
+
+
+def fits(kind: str, variables: Mapping[str, Any], tensors: Tensors) -> bool:
+    """Whether the tensors of a kind, "<kind>/...", are just these variables: the same names, shapes and types."""
+    return {name for name in tensors if name.startswith(f"{kind}/")} == variables.keys() and all(
+        tuple(variable.shape) == tensors[name].shape and np.dtype(str(variable.dtype)) == tensors[name].dtype
+        for name, variable in variables.items()
+    )
 
 
 def write_tensors(path: Path, variables: Mapping[str, Any]) -> TensorFile:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +135,7 @@ def _prepare(
         model=model,
         strategy=strategy,
         checkpoints=Checkpoints(work_dir, digest),
-        features=transfer.Features(work_dir, digest),
+        features=transfer.Features(work_dir, f"{digest} {model.dtype_policy.name}"),
         report=report,
         should_stop=should_stop,
         epoch_limit=epoch_limit,
@@ -148,10 +148,16 @@ def _prepare(
 def _digest(
     data: PreparedData, architecture_id: str, configuration: Configuration, weights: InitialWeights | None, model: Any
 ) -> str:
-    """Of all that a checkpoint must fit to."""
+    """Of all that a checkpoint must fit to.
+
+    Of the options those that are not at their default: with an update that brings another one, trainings that wait
+    for it go on. Not whether it is computed in half precision: the weights fit either way.
+    """
+    defaults = Configuration().to_json()
+    options = {name: value for name, value in configuration.to_json().items() if value != defaults[name]}
     shapes = {name: [int(side) for side in variable.shape] for name, variable in variables_of(model).items()}
     words = initial.SCRATCH if weights is None else weights.words
-    content = [data.digest, architecture_id, configuration.to_json(), words, sorted(shapes.items())]
+    content = [data.digest, architecture_id, options, words, sorted(shapes.items())]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -160,19 +166,19 @@ def _digest(
 
 def _resume(run: Run, batch_size: int | None) -> None:
     """Let the run stand where its newest checkpoint that can be used was written."""
-    checkpoint, said = run.checkpoints.newest()
+    checkpoint, said = run.checkpoints.newest(variables_of(run.model))
     for message in said:
         run.say(message)
     if checkpoint is None:
         if said:
             run.say("There is no other checkpoint: the training starts anew.")
         run.checkpoints.clear()
-        run.batches.training = run.batches.prediction = batch_size or run.batches.training
+        run.batches.begin(batch_size or cast("int", run.configuration.batch_size))
         return
     state = checkpoint.state
     run.history, run.stopped_early = state["history"], state["stopped_early"]
     run.best = Best(state["best_epoch"], _number(state["best_value"]), checkpoint.best)
-    run.batches.training = run.batches.prediction = batch_size or state["batch_size"]
+    run.batches.begin(batch_size or state["batch_size"])
     run.started -= state["seconds"]
     for name, variable in variables_of(run.model).items():
         if f"weights/{name}" in checkpoint.tensors:
@@ -184,8 +190,12 @@ def _resume(run: Run, batch_size: int | None) -> None:
 def _restore(run: Run, stage: Stage, learning: Learning) -> None:
     """Put the stage where the checkpoint was written, if it was written in this one."""
     checkpoint, run.resumed = run.resumed, None
-    if checkpoint is not None and checkpoint.state["first"] == stage.first:
-        learning.restore(checkpoint.state, checkpoint.tensors)
+    if checkpoint is None or checkpoint.state["first"] != stage.first:
+        return
+    if not learning.restore(checkpoint.state, checkpoint.tensors):
+        changed = checkpoint.state.get("precision") != run.model.dtype_policy.name
+        why = "it was computed in another precision" if changed else "another version of Keras wrote it"
+        run.say(f"Of the checkpoint only weights and figures fit, because {why}: the optimizer begins anew.")
 
 
 def _number(value: float | None) -> float:
@@ -201,6 +211,7 @@ def _state(run: Run, learning: Learning, stopped_early: bool) -> dict[str, Any]:
         "best_epoch": run.best.epoch,
         "best_value": None if run.best.file is None else run.best.value,
         "batch_size": run.batches.training,
+        "precision": run.model.dtype_policy.name,
         "seconds": time.monotonic() - run.started,
     }
 
@@ -291,7 +302,9 @@ def _features(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float32]:
 
     def between(share: float) -> None:
         run.stop_if_asked()
-        if not run.epoch:
+        if run.epoch:
+            run.tell(run.epoch)
+        else:
             run.tell_features(share)
 
     try:
@@ -315,8 +328,13 @@ def _validation(run: Run, learner: Learner, saving: callbacks.Checkpointing) -> 
 
     def between(done: int) -> None:
         callbacks.stop_if_asked(run.should_stop, saving.pause)
+        run.tell(run.epoch + 1)
 
-    return lambda: run.batches.sparing(lambda size: predict(network, learner.inputs(size), between))
+    def validate() -> NDArray[np.float64]:
+        saving.before_validation()
+        return run.batches.sparing(lambda size: predict(network, learner.inputs(size), between))
+
+    return validate
 
 
 def _within(run: Run, stage: Stage, pace: callbacks.Pace, epoch: int, share: float) -> None:

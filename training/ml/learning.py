@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from training.configurations import Configuration
 from training.ml import callbacks, losses, optimizers, schedules
 from training.ml.areas import AreaUnderCurve
-from training.ml.checkpoints import Tensors
+from training.ml.checkpoints import Tensors, fits
 from training.ml.control import TrainingFailed
 from training.ml.export import variables_of
 from training.ml.runtime import keras, tf
@@ -37,10 +37,22 @@ class Learner:
 
 
 class Batches:
-    """Sizes of the batches in training and in prediction; each is halved when memory runs out."""
+    """Sizes of the batches in training and in prediction; each is halved when memory runs out.
 
-    def __init__(self, size: int, say: Callable[[str], None]) -> None:
-        self.training, self.prediction, self.say = size, size, say
+    replicas: devices that share a batch of the training, each as many images. Both sizes are 0 until `begin`.
+    """
+
+    def __init__(self, say: Callable[[str], None], replicas: int = 1) -> None:
+        self.training = self.prediction = 0
+        self.say, self.replicas = say, replicas
+
+    def begin(self, size: int) -> None:
+        self.training = self.prediction = even(size, self.replicas)
+        if self.training != size:
+            self.say(
+                f"Training with batches of {self.training} images instead of {size}, so that each of the "
+                f"{self.replicas} devices gets as many."
+            )
 
     def sparing(self, predict: Callable[[int], Result]) -> Result:
         """The result of `predict`, which is called with the size, and called again with less when memory runs out."""
@@ -52,17 +64,23 @@ class Batches:
                 self.say(f"Out of memory: predicting with batches of {self.prediction} images.")
 
     def halve_training(self, error: Exception) -> None:
-        self.training = _half(self.training, error)
+        self.training = _half(self.training, error, self.replicas)
         self.say(f"Out of memory: going on with batches of {self.training} images.")
 
 
-def _half(size: int, error: Exception) -> int:
-    if size == 1:
+def _half(size: int, error: Exception, replicas: int = 1) -> int:
+    if size <= replicas:
+        least = "one image at a time" if replicas == 1 else "one image on each device"
         raise TrainingFailed(
-            "The memory does not suffice, not even for one image at a time.",
+            f"The memory does not suffice, not even for {least}.",
             "Choose a smaller architecture, or train on a machine with more memory.",
         ) from error
-    return size // 2
+    return even(size // 2, replicas)
+
+
+def even(size: int, replicas: int) -> int:
+    """A batch size that the devices can share: rounded down to a multiple of their number, which is the least."""
+    return max(size // replicas, 1) * replicas
 
 
 def scope(strategy: Any) -> AbstractContextManager[Any]:
@@ -155,6 +173,10 @@ class Learning:
 
     def variables(self) -> dict[str, Any]:
         """Everything that changes while the stage goes on, by name."""
+        return {name: variable for found in self._kinds().values() for name, variable in found.items()}
+
+    def _kinds(self) -> dict[str, dict[str, Any]]:
+        """The same by kind, which is the first part of each name."""
         model = self.learner.model
         weights = {f"weights/{name}": variable for name, variable in variables_of(model).items()}
         known = {id(variable) for variable in weights.values()}
@@ -163,8 +185,10 @@ class Learning:
             "optimizer": model.optimizer.variables,
             "sums": self.sums.variables,
         }
-        numbered = {f"{kind}/{n}": variable for kind, found in others.items() for n, variable in enumerate(found)}
-        return weights | numbered
+        numbered = {
+            kind: {f"{kind}/{n}": variable for n, variable in enumerate(found)} for kind, found in others.items()
+        }
+        return {"weights": weights, **numbered}
 
     def state(self) -> dict[str, Any]:
         place = self.place
@@ -175,14 +199,20 @@ class Learning:
             "callbacks": {callback.key: callback.state() for callback in self.lasting},
         }
 
-    def restore(self, state: dict[str, Any], tensors: Tensors) -> None:
-        """Stand where a checkpoint of this stage was written."""
+    def restore(self, state: dict[str, Any], tensors: Tensors) -> bool:
+        """Stand where a checkpoint of this stage was written; returns whether all of it fits.
+
+        A kind of variables that does not, such as those of the optimizer after a change of precision, begins anew.
+        """
         self.place.images, self.place.epoch_began = state["images"], state["epoch_began"]
         for callback in self.lasting:
             callback.restore(state["callbacks"][callback.key])
-        sums = {f"sums/{n}" for n in range(len(self.sums.variables))}
-        for name, variable in self.variables().items():
-            if name not in sums:
+        kinds = self._kinds()
+        fitting = {kind: variables for kind, variables in kinds.items() if fits(kind, variables, tensors)}
+        sums = fitting.pop("sums", {})
+        for variables in fitting.values():
+            for name, variable in variables.items():
                 variable.assign(tensors[name])
         if self.place.share:
-            self.sums.keep([tensors[f"sums/{n}"] for n in range(len(sums))])
+            self.sums.keep([tensors[name] for name in sums])
+        return len(fitting) + bool(sums) == len(kinds)

@@ -23,6 +23,10 @@ class _Shares:
     def _share(self: Any, variable: Any) -> float:
         return 1.0 if self.shares is None else self.shares[self._get_variable_index(variable)]
 
+    def _use_weight_decay(self: Any, variable: Any) -> bool:
+        """Not of what has one dimension, whatever it is called: ConvNeXt's scales are kernels of a layer here."""
+        return len(variable.shape) > 1 and super()._use_weight_decay(variable)  # type: ignore[misc]
+
     def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
         super().update_step(gradient, variable, learning_rate * self._share(variable))  # type: ignore[misc]
 
@@ -56,13 +60,12 @@ class AdamW(_Shares, keras.optimizers.AdamW):  # type: ignore[misc]
 
 def create(configuration: Configuration, rate: float, shares: Sequence[float] | None = None) -> Any:
     """The optimizer that the configuration names; shares: of the rate, one a trainable variable, in their order."""
-    decay = configuration.weight_decay
     if configuration.optimizer == "sgd":
-        optimizer = SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
+        optimizer = SGD(rate, momentum=0.9, nesterov=True)
     elif configuration.optimizer == "adam":
         optimizer = Adam(rate)
     else:
-        optimizer = AdamW(rate, weight_decay=decay)
+        optimizer = AdamW(rate, weight_decay=configuration.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=_NOT_DECAYED)
     optimizer.whole_decay = optimizer.weight_decay
     optimizer.shares = None if shares is None else tuple(shares)

@@ -5,9 +5,9 @@ interrupted anywhere goes on with the very batches that it would have seen.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,30 +49,37 @@ class Order:
     def numbers(self, position: int, count: int) -> Rows:
         """The images that come at `position` and behind it, int64 (count,)."""
         if not self.balanced:
-            return _in_turns(np.arange(len(self.labels)), position, count, self.seed)
-        classes = np.unique(self.labels)
+            return self._in_turns(np.arange(len(self.labels)), position, count, self.seed)
+        classes = len(self._pools)
         chosen = np.empty(count, np.int64)
-        for turn, label in enumerate(classes):
-            first = (turn - position) % len(classes)
-            own = range(position + first, position + count, len(classes))
-            before = (position + first - turn) // len(classes)
-            pool = np.flatnonzero(self.labels == label)
-            chosen[first :: len(classes)] = _in_turns(pool, before, len(own), self.seed, int(label) + 1)
+        for turn, (label, pool) in enumerate(self._pools.items()):
+            first = (turn - position) % classes
+            own = range(position + first, position + count, classes)
+            before = (position + first - turn) // classes
+            chosen[first::classes] = self._in_turns(pool, before, len(own), self.seed, label + 1)
         return chosen
 
+    def _in_turns(self, pool: Rows, position: int, count: int, *seed: int) -> Rows:
+        """`count` members of the pool from `position` on, in a row of one permutation after the other."""
+        parts = [pool[:0]]
+        while count > 0:
+            turn, first = divmod(position, len(pool))
+            part = pool[self._permutation(len(pool), *seed, turn)[first : first + count]]
+            parts.append(part)
+            position, count = position + len(part), count - len(part)
+        return np.concatenate(parts)
 
-def _in_turns(pool: Rows, position: int, count: int, *seed: int) -> Rows:
-    """`count` members of the pool from `position` on, in a row of one permutation after the other."""
-    parts = [pool[:0]]
-    while count > 0:
-        turn, first = divmod(position, len(pool))
-        part = pool[_permutation(len(pool), *seed, turn)[first : first + count]]
-        parts.append(part)
-        position, count = position + len(part), count - len(part)
-    return np.concatenate(parts)
+    @cached_property
+    def _pools(self) -> dict[int, Rows]:
+        """The images of each class."""
+        return {int(label): np.flatnonzero(self.labels == label) for label in np.unique(self.labels)}
+
+    @cached_property
+    def _permutation(self) -> Callable[..., Rows]:
+        """The present permutation of each class is kept, and the next one: together two of all images."""
+        return lru_cache(maxsize=2 * len(self._pools))(_permutation)
 
 
-@lru_cache(maxsize=16)
 def _permutation(count: int, *seed: int) -> Rows:
     return np.random.default_rng([_ORDER, *seed]).permutation(count)
 

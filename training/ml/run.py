@@ -98,7 +98,7 @@ class Run:
     resumed: Checkpoint | None = None
 
     def __post_init__(self) -> None:
-        self.batches = Batches(cast("int", self.configuration.batch_size), self.say)
+        self.batches = Batches(self.say, runtime.replicas(self.strategy))
 
     @property
     def rate(self) -> float:

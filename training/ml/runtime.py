@@ -18,7 +18,7 @@ import tensorflow as tf
 for gpu in tf.config.list_physical_devices("GPU"):
     tf.config.experimental.set_memory_growth(gpu, True)
 
-__all__ = ["deterministic", "keras", "mixed_precision", "mixed_precision_helps", "strategy", "tf"]
+__all__ = ["deterministic", "keras", "mixed_precision", "mixed_precision_helps", "replicas", "strategy", "tf"]
 
 # From this compute capability on (Volta), NVIDIA's GPUs have units for half precision.
 _HALF_PRECISION_UNITS = (7, 0)
@@ -28,6 +28,11 @@ def strategy() -> Any:
     """Trains on all GPUs of this machine when it has several; else None."""
     devices = tf.config.list_logical_devices("GPU")
     return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else None
+
+
+def replicas(strategy: Any) -> int:
+    """How many devices share each batch of a training; strategy: as of `strategy`."""
+    return 1 if strategy is None else int(strategy.num_replicas_in_sync)
 
 
 def mixed_precision_helps() -> bool:

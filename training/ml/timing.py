@@ -13,10 +13,10 @@ from datasets.cache import PreparedData
 from training.configurations import Configuration
 from training.ml import pipeline, transfer
 from training.ml.control import TrainingFailed
-from training.ml.learning import Learner, compiled
+from training.ml.learning import Learner, compiled, even
 from training.ml.prediction import OneDevice
 from training.ml.run import complete, network
-from training.ml.runtime import strategy, tf
+from training.ml.runtime import replicas, strategy, tf
 from training.ml.schedules import Callback
 
 _CLASSES = tuple(str(number) for number in range(1000))
@@ -55,8 +55,10 @@ def timed_steps(
     does not suffice.
     """
     started = time.monotonic()
+    devices = strategy()
+    batch_size = even(batch_size, replicas(devices))
     configuration = complete(architecture_id, Configuration(batch_size=batch_size), None)
-    data, devices = _random_data(image_size, classes, batch_size), strategy()
+    data = _random_data(image_size, classes, batch_size)
     model = network(data, architecture_id, configuration, None, strategy=devices)
     learner = Learner(
         model,

@@ -7,8 +7,10 @@ a file, and the head learns from them in seconds what would take as long as whol
 import json
 import math
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +25,8 @@ from training.ml.runtime import keras
 
 # Parts of the backbone with a learning rate of their own.
 PARTS: Final = 5
+# Of computing, after which is noted how far it is: what a kill costs at most.
+NOTE_SECONDS: Final = 30.0
 # Bytes before the first row of an .npy file with two dimensions, and bytes of a number.
 _HEADER: Final = 128
 _NUMBER: Final = 4
@@ -67,14 +71,17 @@ class Features:
             self._begin(shape)
         with self.path.open("r+b", buffering=0) as file:
             file.seek(_HEADER + done * shape[1] * _NUMBER)
+            noted = time.monotonic()
             try:
                 for batch in pipeline.input_batches(data, rows[done:], batch_size):
                     file.write(np.asarray(predictor.predict_on_batch(batch), "<f4").tobytes())
                     done += len(batch)
+                    if time.monotonic() - noted >= NOTE_SECONDS:
+                        self._tell(file, shape, done)
+                        noted = time.monotonic()
                     between(done / len(rows))
             finally:
-                os.fsync(file.fileno())
-                self._tell(shape, done)
+                self._tell(file, shape, done)
         features: NDArray[np.float32] = np.load(self.path, mmap_mode="r", allow_pickle=False)
         return features
 
@@ -97,7 +104,9 @@ class Features:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
 
-    def _tell(self, shape: tuple[int, int], done: int) -> None:
+    def _tell(self, file: FileIO, shape: tuple[int, int], done: int) -> None:
+        """Note that so many rows are in the file, once the disk has them."""
+        os.fsync(file.fileno())
         part = self.note.with_name(self.note.name + ".part")
         part.write_text(json.dumps({"key": self.key, "shape": list(shape), "done": done}))
         part.replace(self.note)

@@ -1,10 +1,11 @@
 """Training runs and what they reported epoch by epoch."""
 
+import os
+import re
 import shutil
 import signal
 import socket
 import uuid
-from collections import deque
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,15 @@ LEASE_VARIABLE = "TRAINING_LEASE_TOKEN"
 # Three checkpoints with optimizer state for a moment, best weights, the version and its OpenVINO copy.
 COPIES_ON_DISK = 14
 BYTES_PER_PARAMETER = 4
+# Between attempts: what made one of them fail, a mount that is missing after a reboot for example, may pass.
+BACK_OFF = (timedelta(seconds=10), timedelta(minutes=1), timedelta(minutes=5))
+# Attempts that got further than those before are not counted, but they do not go on for ever either.
+MOST_ATTEMPTS = 10
+DISK_WAIT = timedelta(minutes=5)
+CHECKPOINTS_KEPT = timedelta(days=7)
+LOGS_KEPT = timedelta(days=90)
+LOG_TAIL_BYTES = 64 * 1024
+_NAMED = re.compile(r"run-(\d+)(?:\.part|\.log)?")
 
 
 class NotPrepared(JobError):
@@ -55,6 +65,7 @@ class TrainingRunQuerySet(JobQuerySet, TeamScopedQuerySet):
 
     def startable(self) -> "TrainingRunQuerySet":
         """Waiting runs that may start now, the next one first. Whether the queue is paused is not asked here."""
+        due = models.Q(not_before__isnull=True) | models.Q(not_before__lte=timezone.now())
         full = Team.objects.filter(training_limit__isnull=False).annotate(
             running=models.Count(
                 "condition__datasets__preparations__runs",
@@ -62,12 +73,17 @@ class TrainingRunQuerySet(JobQuerySet, TeamScopedQuerySet):
             )
         )
         full = full.filter(running__gte=models.F("training_limit"))
-        waiting = self.filter(state=Job.State.QUEUED, held=False)
+        waiting = self.filter(due, state=Job.State.QUEUED, held=False)
         # Not `exclude`: a run of no team must stay.
         mine = models.Q(**{f"{self.team_path}__isnull": True}) | ~models.Q(
             **{f"{self.team_path}__in": full.values("pk")}
         )
         return waiting.filter(mine).order_by("-priority", "pk")
+
+    def due_within(self, time: timedelta) -> "TrainingRunQuerySet":
+        """Runs that wait between two attempts, and not longer than this."""
+        now = timezone.now()
+        return self.filter(state=Job.State.QUEUED, held=False, not_before__gt=now, not_before__lte=now + time)
 
 
 class TrainingRun(Job):
@@ -145,17 +161,52 @@ class TrainingRun(Job):
     def staging_folder(self) -> Path:
         return staging_folder(f"run-{self.pk}")
 
+    @property
+    def has_checkpoint(self) -> bool:
+        return any(self.work_folder.glob("checkpoint-*.json"))
+
+    @property
+    def can_resume(self) -> bool:
+        return self.state == self.State.FAILED and self.has_checkpoint
+
     def clean_up(self) -> None:
-        """Remove what a training leaves beside its version: best weights, and a version that was not registered."""
+        """Remove what an ended training leaves beside its version. The checkpoints of one that failed stay a while."""
         staged = self.staging_folder
-        for folder in (self.work_folder, staged, staged.with_name(staged.name + ".part")):
+        folders = [staged, staged.with_name(staged.name + ".part")]
+        if not type(self).objects.filter(pk=self.pk, state=self.State.FAILED).exists():
+            folders.append(self.work_folder)
+        for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
+
+    @classmethod
+    def sweep(cls) -> None:
+        """Remove what is left of runs that have ended: folders of the dead, old checkpoints, and very old logs."""
+        now = timezone.now()
+        ended = cls.objects.exclude(state__in=cls.ACTIVE)
+        failed = models.Q(state=cls.State.FAILED)
+        old = ended.filter(~failed | models.Q(finished_at__lt=now - CHECKPOINTS_KEPT))
+        forgotten = ended.filter(finished_at__lt=now - LOGS_KEPT)
+        any_run = cls(pk=0)
+        for beside, runs in (
+            (any_run.work_folder, old),
+            (any_run.staging_folder, ended),
+            (any_run.log_path, forgotten),
+        ):
+            for path, pk in _of_runs(beside.parent):
+                if runs.filter(pk=pk).exists():
+                    _remove(path)
 
     def log_tail(self, lines: int = 40) -> str:
         """The end of the run's log, or nothing while there is none."""
+        return "".join(self.log_end().splitlines(keepends=True)[-lines:])
+
+    def log_end(self, start: int = 0) -> str:
+        """What the log holds from byte `start` on, its last 64 kB at most."""
         try:
-            with self.log_path.open(encoding="utf-8", errors="replace") as log:
-                return "".join(deque(log, lines))
+            with self.log_path.open("rb") as log:
+                size = log.seek(0, os.SEEK_END)
+                log.seek(max(start, size - LOG_TAIL_BYTES))
+                return log.read(LOG_TAIL_BYTES).decode(errors="replace")
         except OSError:
             return ""
 
@@ -258,16 +309,96 @@ class TrainingRun(Job):
         with transaction.atomic():
             if TrainingQueue.locked().paused:
                 return None
-            run = runs.startable().select_related("preparation__dataset").first()
-            return run if run is not None and run.claim(run.attempt) else None
+            for run in runs.startable().select_related("preparation__dataset"):
+                if run.waits_for_disk():
+                    continue
+                return run if run.claim(run.attempt) else None
+        return None
+
+    def waits_for_disk(self) -> bool:
+        """Whether there is too little free disk for a waiting run; it says so then, and is looked at again later."""
+        need = COPIES_ON_DISK * BYTES_PER_PARAMETER * ARCHITECTURES[self.architecture].parameters
+        try:
+            require_disk(max(need - _size(self.work_folder), 0))
+        except NotEnoughDisk as error:
+            message = f"Waiting for disk space: {error}"[:300]
+            waiting = TrainingRun.objects.filter(pk=self.pk, state=self.State.QUEUED)
+            waiting.update(message=message, not_before=timezone.now() + DISK_WAIT)
+            return True
+        return False
 
     # -- Interrupted, paused, ended
 
-    def requeue(self, reason: str, *, counted: bool = True, **fields: Any) -> None:
-        """As for every job; why is kept in `interruptions`."""
-        interruptions = [*self.interruptions, self._interruption(reason, counted)]
-        own = {"interruptions": interruptions, "drain_requested": False, "child_pid": None, "phase": ""}
+    def end_attempt(self, reason: str, hint: str = "", *, counted: bool = True, **fields: Any) -> None:
+        """As for every job, but an attempt that got further than those before it is none of the three."""
+        # The training process wrote them, whoever ends the attempt.
+        self.refresh_from_db(fields=["epoch", "interruptions"])
+        reached = max((item.get("epoch", 0) for item in self._since_resumed()), default=0)
+        further = counted and self.epoch > reached and not self.is_last_of_all
+        if further:
+            counted, fields = False, {"further": True, **fields}
+        super().end_attempt(reason, hint, counted=counted, **fields)
+
+    @property
+    def is_last_attempt(self) -> bool:
+        return super().is_last_attempt or self.is_last_of_all
+
+    @property
+    def is_last_of_all(self) -> bool:
+        return self._tries() + 1 >= MOST_ATTEMPTS
+
+    def requeue(self, reason: str, *, counted: bool = True, further: bool = False, **fields: Any) -> None:
+        """As for every job; why is kept in `interruptions`. After an attempt that went wrong it waits for a while.
+
+        further: the attempt is not counted because it got further than those before.
+        """
+        before = self.interruptions
+        if "not_before" in fields and before and before[-1]["reason"] == reason:
+            # The same again, as often as it was tried while the cause lasted.
+            before = before[:-1]
+        interruption = self._interruption(reason, counted) | ({"further": True} if further else {})
+        pause = BACK_OFF[min(self._tries(), len(BACK_OFF) - 1)] if counted or further else None
+        own = {
+            "interruptions": [*before, interruption],
+            "drain_requested": False,
+            "child_pid": None,
+            "phase": "",
+            "not_before": pause and timezone.now() + pause,
+        }
         super().requeue(reason, counted=counted, **(own | fields))
+
+    def _since_resumed(self) -> list[dict[str, Any]]:
+        """The interruptions since a person let the failed run go on, with that; all of them when nobody did."""
+        starts = [index for index, item in enumerate(self.interruptions) if item.get("resumed")]
+        return list(self.interruptions[starts[-1] if starts else 0 :])
+
+    def _tries(self) -> int:
+        """How many attempts have gone wrong, counted or not."""
+        return sum(bool(item["counted"] or item.get("further")) for item in self._since_resumed())
+
+    def resume(self, by: Any) -> None:
+        """Let a failed run go on from its last checkpoint, with fresh attempts. Raises JobError."""
+        if not self.can_resume:
+            only = f"Only a failed run can, while its checkpoints are kept: {CHECKPOINTS_KEPT.days} days."
+            raise JobError(f"Run {self.pk} cannot go on.", f"{only} Start a new one.")
+        name = by.get_username() if by else "the command line"
+        going_on = self._interruption(f"Let go on by {name} after it had failed.", counted=False) | {"resumed": True}
+        fields = {
+            "state": self.State.QUEUED, "attempt": 1, "lease_token": uuid.uuid4(), "lease_until": None,
+            "heartbeat_at": None, "pid": None, "child_pid": None, "cancel_requested": False, "drain_requested": False,
+            "held": False, "not_before": None, "finished_at": None, "error": "", "hint": "", "phase": "",
+            "message": "Waiting to go on from its last checkpoint",
+            "interruptions": [*self.interruptions, going_on],
+        }  # fmt: skip
+        with transaction.atomic():
+            self.preparation.hold()
+            if not TrainingRun.objects.filter(pk=self.pk, state=self.State.FAILED).update(**fields):
+                raise JobError(f"Run {self.pk} has not failed any more.", "Somebody else has just let it go on.")
+            audit.record(
+                "trainingrun.resume", self, actor=by, before={"error": self.error}, after={"epoch": self.epoch}
+            )
+            self.refresh_from_db()
+            self.enqueue()
 
     def pause(self, epoch: int) -> None:
         """The training stands at a checkpoint after `epoch` epochs: on request, or at the limit its search set."""
@@ -289,7 +420,8 @@ class TrainingRun(Job):
     def give_up(self, reason: str, hint: str) -> None:
         """Fail with the reasons of all attempts."""
         interruptions = [*self.interruptions, self._interruption(reason, counted=True)]
-        reasons = [item["reason"] for item in interruptions if item["counted"]]
+        tried = [*self._since_resumed(), interruptions[-1]]
+        reasons = [item["reason"] for item in tried if item["counted"] or item.get("further")]
         numbered = " ".join(f"({number}) {text}" for number, text in enumerate(reasons, 1))
         error = f"The training was interrupted {len(reasons)} times and is not tried again: {numbered}"
         with transaction.atomic():
@@ -298,7 +430,7 @@ class TrainingRun(Job):
 
     def _interruption(self, reason: str, counted: bool) -> dict[str, Any]:
         at = timezone.now().isoformat(timespec="seconds")
-        return {"at": at, "attempt": self.attempt, "reason": reason, "counted": counted}
+        return {"at": at, "attempt": self.attempt, "reason": reason, "counted": counted, "epoch": self.epoch}
 
     def end_remains(self, token: uuid.UUID | None) -> None:
         """Kill the training process that the holder of an expired lease left on this host."""
@@ -424,6 +556,30 @@ def _usable(version: ModelVersion, dataset: Dataset, by: Any) -> ModelVersion:
 
 def _weights_of(version: ModelVersion, architecture: str) -> InitialWeights:
     return from_version(str(version), version.folder, version.sha256, architecture)
+
+
+def _of_runs(folder: Path) -> list[tuple[Path, int]]:
+    """Files and folders that are named after a run, with its number; others are somebody else's."""
+    try:
+        named = [(path, _NAMED.fullmatch(path.name)) for path in folder.iterdir()]
+    except OSError:
+        return []
+    return [(path, int(match[1])) for path, match in named if match]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder; 0 where there is none."""
+    try:
+        return sum(file.stat().st_size for file in folder.iterdir())
+    except OSError:
+        return 0
 
 
 def ask_worker() -> None:

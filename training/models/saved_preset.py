@@ -101,7 +101,9 @@ class SavedPreset(models.Model):
         except ConfigurationError as error:
             if error.field in given:
                 raise
-            raise ConfigurationError(error.field, f"What is stored: {error} Change or reset that option too.") from error
+            raise ConfigurationError(
+                error.field, f"What is stored: {error} Change or reset that option too."
+            ) from error
 
     def as_preset(self) -> Preset:
         """Raises ConfigurationError when this release does not know its options any more."""

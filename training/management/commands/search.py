@@ -6,13 +6,16 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from datasets.models import Dataset
+from training.arguments import add_initial, chosen_initial
 from training.comparing import compare
 from training.configurations import ConfigurationError
 from training.ml.architectures import ARCHITECTURES
 from training.models import SavedPreset, Search
+from training.search_preflight import outlook
 from training.searching import ETA, ETAS, Plan, parse_values, plan
 from xrayplatform.commands import PlatformCommand
 from xrayplatform.jobs import JobError
+from xrayplatform.templatetags.platform_tags import duration
 
 PERMISSIONS = {
     "create": "training.add_search",
@@ -41,6 +44,8 @@ class Command(PlatformCommand):
         )
         parser.add_argument("--mode", choices=Search.Mode.values, default=Search.Mode.GRID)
         parser.add_argument("--eta", type=int, choices=ETAS, default=ETA, help="halving: one run in so many goes on")
+        add_initial(parser)
+        parser.add_argument("--check", action="store_true", help="create: start nothing; say what it would be")
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
         self.permission = PERMISSIONS[options["action"]]
@@ -50,7 +55,7 @@ class Command(PlatformCommand):
         if options["what"] is None:
             raise CommandError("Name the dataset to train on." if options["action"] == "create" else "Which search?")
         if options["action"] == "create":
-            return _json(_start(options, by))
+            return _create(options, by)
         search = _found(options["what"], by)
         if options["action"] == "cancel":
             search.cancel(by)
@@ -64,6 +69,9 @@ class Command(PlatformCommand):
                     f"{row['active']} active, {row['finished']} finished"
                 )
             return
+        if "checks" in result:
+            self._show_outlook(result)
+            return
         self.stdout.write(f"Search {result['search']}: {result['name']}")
         for run in result["runs"]:
             options = ", ".join(f"{name} {value}" for name, value in run["options"].items())
@@ -74,16 +82,35 @@ class Command(PlatformCommand):
         for sentence in result["conclusion"]:
             self.stdout.write(sentence)
 
+    def _show_outlook(self, result: dict[str, Any]) -> None:
+        for check in result["checks"]:
+            self.stdout.write(f"{check['level']:8} {check['name']}: {check['text']} {check['advice']}".rstrip())
+        rungs = (result["rungs"] or [])[:-1]
+        compared = f", compared after {' and '.join(map(str, rungs))} epochs" if rungs else ""
+        self.stdout.write(f"{'runs':8} {result['runs']}{compared}; {result['to_the_end']} train to the end")
+        self.stdout.write(f"{'epochs':8} {result['epochs']} in all at most")
+        seconds = result["seconds"]
+        words = (
+            "not known; see speed_test" if seconds is None else f"about {duration(seconds)}, one run after the other"
+        )
+        self.stdout.write(f"{'time':8} {words}")
 
-def _start(options: dict[str, Any], by: Any) -> Search:
+
+def _create(options: dict[str, Any], by: Any) -> dict[str, Any]:
+    """Start the search, or with --check say what it would be."""
     try:
         wanted = _plan(options, by)
         dataset = Dataset.objects.seen_by(by).named(options["what"])
-        return Search.start(dataset, wanted, by, name=options["name"])
+        initial = chosen_initial(options, by)
+        if not options["check"]:
+            return _json(Search.start(dataset, wanted, by, name=options["name"], **initial))
+        found = outlook(dataset, wanted, by, **initial)
     except ConfigurationError as error:
         raise CommandError(str(error)) from error
     except JobError as error:
         raise CommandError(f"{error} {error.hint}") from error
+    result = found.to_json()
+    return result if found.can_start else result | {"failed": True}
 
 
 def _plan(options: dict[str, Any], by: Any) -> Plan:

@@ -9,9 +9,8 @@ from django.core.management.base import CommandError
 from django.db import connection, transaction
 
 from datasets.models import Dataset
-from registry.models import ModelVersion
 from training.advice import warnings_of
-from training.arguments import add_options, given_options
+from training.arguments import add_initial, add_options, chosen_initial, given_options
 from training.configurations import Configuration, ConfigurationError, Preset
 from training.live import hints_of
 from training.ml.architectures import ARCHITECTURES
@@ -34,17 +33,17 @@ class Command(PlatformCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("name", help="the dataset's path below DATASET_ROOT")
+        parser.add_argument("name", nargs="?", help="the dataset's path below DATASET_ROOT")
+        parser.add_argument(
+            "--resume", type=int, metavar="RUN", help="let this failed run go on from its last checkpoint"
+        )
         parser.add_argument("--architecture", default="Custom_CNN", choices=list(ARCHITECTURES))
         parser.add_argument(
             "--configuration",
             default="quick",
             help="quick, standard, intensive, or saved:NUMBER (see training_presets)",
         )
-        parser.add_argument("--initial", choices=TrainingRun.Initial.values, help="what to start from (default: auto)")
-        parser.add_argument(
-            "--initial-version", metavar="CONDITION:NUMBER", help="start from the weights of this version"
-        )
+        add_initial(parser)
         add_options(parser)
         parser.add_argument("--check", action="store_true", help="start nothing; say whether it could, and how long")
         parser.add_argument("--wait", action="store_true", help="until it has ended; runs it here if no worker does")
@@ -53,7 +52,7 @@ class Command(PlatformCommand):
         start = time.monotonic()
         if options["check"]:
             return self._check(options)
-        run = self._create(options)
+        run = self._create(options) if options["resume"] is None else self._resumed(options)
         for warning in warnings_of(run.configuration, run.preparation.dataset.condition):
             self.tell(warning)
         if options["wait"]:
@@ -64,11 +63,22 @@ class Command(PlatformCommand):
             result |= {"failed": True, "error": run.error or run.message, "hint": run.hint}
         return result
 
+    def _resumed(self, options: dict[str, Any]) -> TrainingRun:
+        by = self.actor(options)
+        run = TrainingRun.objects.seen_by(by).filter(pk=options["resume"]).first()
+        if run is None:
+            raise CommandError(f"There is no run {options['resume']}.")
+        try:
+            run.resume(by)
+        except JobError as error:
+            raise CommandError(f"{error} {error.hint}") from error
+        return run
+
     def _create(self, options: dict[str, Any]) -> TrainingRun:
         by, preset, wanted = self._wanted(options)
         try:
             with transaction.atomic():
-                run = TrainingRun.create(*wanted, by, preset=preset.recorded, **_initial(options, by))
+                run = TrainingRun.create(*wanted, by, preset=preset.recorded, **chosen_initial(options, by))
                 run.enqueue()
         except JobError as error:
             raise CommandError(f"{error} {error.hint}") from error
@@ -76,11 +86,13 @@ class Command(PlatformCommand):
 
     def _check(self, options: dict[str, Any]) -> dict[str, Any]:
         by, _, wanted = self._wanted(options)
-        found = preflight(*wanted, by, **_initial(options, by)).to_json()
+        found = preflight(*wanted, by, **chosen_initial(options, by)).to_json()
         return found if found["can_start"] else found | {"failed": True}
 
     def _wanted(self, options: dict[str, Any]) -> tuple[Any, Preset, tuple[Dataset, str, Configuration]]:
         """Who asks, with which preset, and what is to be trained: dataset, architecture, configuration."""
+        if not options["name"]:
+            raise CommandError("Name the dataset to train on.")
         by = self.actor(options)
         datasets = Dataset.objects.seen_by(by)
         try:
@@ -135,22 +147,6 @@ class Command(PlatformCommand):
         if seconds:
             words = f"about {duration(seconds['total'])} without early stopping, {result['source']}"
         self.stdout.write(f"{'time':8} {words}")
-
-
-def _initial(options: dict[str, Any], by: Any) -> dict[str, Any]:
-    """What to start from. Raises CommandError for a version that is not there."""
-    wanted = options["initial_version"]
-    initial = options["initial"] or (TrainingRun.Initial.VERSION if wanted else TrainingRun.Initial.AUTO)
-    if not wanted:
-        return {"initial": initial, "version": None}
-    condition, _, number = wanted.rpartition(":")
-    if not condition or not number.isdecimal():
-        raise CommandError(f"{wanted!r} is no version; write it like chest:3.")
-    try:
-        version = ModelVersion.objects.seen_by(by).numbered(condition, int(number))
-    except ModelVersion.DoesNotExist as error:
-        raise CommandError(str(error)) from error
-    return {"initial": initial, "version": version}
 
 
 def _train_here(run_id: int) -> None:

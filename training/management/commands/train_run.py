@@ -1,5 +1,6 @@
 """`manage.py train_run ID`: the training process that the supervisor starts. It alone imports TensorFlow."""
 
+import errno
 import logging
 import os
 import signal
@@ -7,20 +8,22 @@ import time
 import uuid
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import OperationalError, close_old_connections, transaction
+from django.db import DatabaseError, close_old_connections, transaction
 from django.utils import timezone
 
 from datasets.cache import CacheError, PreparedData, open_cache
-from registry.artifacts import load
+from registry.artifacts import ArtifactError, load
 from registry.models import ModelVersion
 from training import independence
 from training.configurations import Configuration
 from training.ml.control import Cancelled, Paused, Stop, TrainingFailed
 from training.models import EpochMetric, TrainingRun
+from training.models.run import DISK_WAIT
 from training.supervisor import LEASE_VARIABLE, PARENT_VARIABLE, die_with_parent
 from xrayplatform import audit
 from xrayplatform.jobs import LeaseLost
@@ -30,6 +33,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 CHECK_EVERY_SECONDS = 1.0
+# What ends the run is written again and again for so long while the database does not answer.
+PATIENCE_SECONDS = 60.0
+RETRY_EVERY_SECONDS = 2.0
+# After so long without the database the lease is over, and somebody else may go on from the checkpoint.
+SILENCE_SECONDS = 110.0
+DISK_ADVICE = "Free some disk space where the models are kept, or ask an administrator; the training goes on by itself."
+READ_ADVICE = "See whether the disks of models and datasets are there and can be written, then let the run go on."
 TEST_ADVICE = " Correct what is wrong, but do not tidy up the test part until its figures please."
 
 
@@ -63,7 +73,7 @@ def _claimed_run(run_id: int) -> TrainingRun:
 
 
 def _train(run: TrainingRun, log: Callable[[str], None], stop: "StopCheck") -> None:
-    run.write(message="Loading TensorFlow", phase="loading", progress_at=timezone.now())
+    _patiently(lambda: run.write(message="Loading TensorFlow", phase="loading", progress_at=timezone.now()))
     from training.ml import fit
 
     try:
@@ -80,14 +90,83 @@ def _train(run: TrainingRun, log: Callable[[str], None], stop: "StopCheck") -> N
             epoch_limit=run.epoch_limit,
         )
         _register(run, trained, data, stop)
-    except CacheError as error:
-        run.fail(str(error), "Open the dataset and choose Prepare for Training, then start again.")
     except Cancelled:
-        run.end_cancelled()
+        _patiently(run.end_cancelled)
     except Paused as paused:
-        run.pause(paused.epoch)
-    except TrainingFailed as error:
-        run.fail(str(error), error.hint)
+        epoch = paused.epoch
+        _patiently(lambda: run.pause(epoch))
+    except (LeaseLost, DatabaseError):
+        raise
+    except Exception as error:
+        if not _ended_by(run, error):
+            raise
+
+
+def _ended_by(run: TrainingRun, error: Exception) -> bool:
+    """End or put back the run for what went wrong; False when it is nothing that is known.
+
+    A file that cannot be read or written is no fault of the training: it goes on from its checkpoint later.
+    """
+    if _disk_is_full(error):
+        reason, later = "The disk is full where models are kept.", timezone.now() + DISK_WAIT
+        message = f"Waiting for disk space: {reason}"
+        logger.warning("%s: %s", run, error)
+        _patiently(lambda: run.end_attempt(reason, DISK_ADVICE, counted=False, not_before=later, message=message))
+    elif isinstance(error, ArtifactError) or _is_of_a_file(error):
+        reason, hint = _reason(error), getattr(error, "hint", READ_ADVICE)
+        _patiently(lambda: run.end_attempt(reason, hint))
+    elif isinstance(error, CacheError):
+        reason = str(error)
+        _patiently(lambda: run.fail(reason, "Open the dataset and choose Prepare for Training, then start again."))
+    elif isinstance(error, TrainingFailed):
+        reason, hint = str(error), error.hint
+        _patiently(lambda: run.fail(reason, hint))
+    else:
+        return False
+    return True
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    """Also when a library that is not written in Python tells it only in words."""
+    file_error = _file_error(error)
+    if file_error is not None and file_error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def _is_of_a_file(error: BaseException) -> bool:
+    """Lack of memory is explained by the supervisor."""
+    file_error = _file_error(error)
+    return file_error is not None and file_error.errno != errno.ENOMEM
+
+
+def _file_error(error: BaseException) -> OSError | None:
+    """The error itself or what it was raised from, if that is one of the operating system."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__
+    return cause
+
+
+def _reason(error: Exception) -> str:
+    """Without the path, which an OSError names in full."""
+    if isinstance(error, OSError):
+        return f"A file could not be read or written: {error.strerror or type(error).__name__}."
+    return str(error)
+
+
+def _patiently(write: Callable[[], None]) -> None:
+    """Write to the database, also when it does not answer for a moment. Raises DatabaseError after a minute."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return write()
+        except DatabaseError as error:
+            if time.monotonic() > until:
+                raise
+            logger.warning("The database did not answer: %s", error)
+            close_old_connections()
+            time.sleep(RETRY_EVERY_SECONDS)
 
 
 def _open(run: TrainingRun) -> PreparedData:
@@ -116,12 +195,14 @@ class Reporter:
             return
         self.last = time.monotonic()
         if told:
-            self.log(_log_line(progress))
+            # A full disk is no reason to end: the log is a copy of what the database knows.
+            with suppress(OSError):
+                self.log(_log_line(progress))
         if progress.metrics is not None:
             self.unstored.append(progress)
         try:
             self._store(progress)
-        except OperationalError as error:
+        except DatabaseError as error:
             logger.warning("%s: its progress could not be stored: %s", self.run, error)
             close_old_connections()
 
@@ -183,6 +264,7 @@ class StopCheck:
         self.terminated = False
         self.asked_at = time.monotonic()
         self.answer: Stop | None = None
+        self.silent_since: float | None = None
 
     def terminate(self, number: int, frame: FrameType | None) -> None:
         """The signal handler: the worker is to stop, so the training goes to a checkpoint."""
@@ -199,10 +281,11 @@ class StopCheck:
         row = TrainingRun.objects.filter(pk=self.run.pk, lease_token=self.run.lease_token, state=self.run.State.RUNNING)
         try:
             asked = row.values_list("cancel_requested", "drain_requested").first()
-        except OperationalError as error:
+        except DatabaseError as error:
             logger.warning("%s: the database did not answer: %s", self.run, error)
             close_old_connections()
-            return self.answer
+            return self._unanswered()
+        self.silent_since = None
         if asked is None:
             raise LeaseLost(f"{self.run} was taken over by another process.")
         cancel, drain = asked
@@ -210,12 +293,17 @@ class StopCheck:
             return Stop.CANCEL
         return Stop.DRAIN if drain or self.terminated else None
 
+    def _unanswered(self) -> Stop | None:
+        self.silent_since = self.silent_since or self.asked_at
+        lost = self.asked_at - self.silent_since > SILENCE_SECONDS
+        return self.answer or (Stop.DRAIN if lost or self.terminated else None)
+
 
 def _register(run: TrainingRun, trained: Any, data: PreparedData, stop: StopCheck) -> None:
     """Save the artifact aside; then version, end of the run and audit entries in one transaction."""
     from training.ml.export import save_version
 
-    run.write(phase="saving", message="Saving the version", progress_at=timezone.now())
+    _patiently(lambda: run.write(phase="saving", message="Saving the version", progress_at=timezone.now()))
     staged = run.staging_folder
     # Part of the figures, so that they never stand without it.
     trained.evaluation.metrics["test"]["warnings"] += independence.warnings_of(run.initial_version, run.preparation)
