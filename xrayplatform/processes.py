@@ -26,7 +26,18 @@ def forks_die_with_parent() -> None:
 
     The kernel does it, whatever happens: an orphaned queue worker would go on taking work that nobody watches.
     """
-    os.register_at_fork(after_in_child=_bind_to_parent)
+    forking = [os.getpid()]
+
+    def remember() -> None:
+        forking[0] = os.getpid()
+
+    def bind() -> None:
+        _bind_to_parent()
+        # It may have died before the kernel was asked.
+        if sys.platform.startswith("linux") and os.getppid() != forking[0]:
+            os._exit(1)
+
+    os.register_at_fork(before=remember, after_in_child=bind)
 
 
 def _bind_to_parent() -> None:

@@ -361,14 +361,14 @@ def test_without_what_the_optimizer_remembered_the_weights_are_kept(tmp_path, mo
 def test_weights_of_another_network_are_set_aside(tmp_path, weights):
     store = checkpoints.Checkpoints(tmp_path, "digest")
     own = {"a/kernel": np.zeros(6, np.float32)}
-    store.save({}, {f"weights/{name}": value for name, value in own.items()}, None)
+    best = store.save_best(1, own)
+    for _ in range(2):
+        store.save({}, {f"weights/{name}": value for name, value in own.items()}, best)
+    written = {path.name for path in tmp_path.iterdir()}
     assert store.newest(own)[0] is not None
     found, said = store.newest(weights)
-    assert found is None and said == ["A checkpoint cannot be used: its weights are not those of this network."]
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "checkpoint-1.json.other",
-        "checkpoint-1.safetensors.other",
-    }
+    assert found is None and said == ["A checkpoint cannot be used: its weights are not those of this network."] * 2
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.other" for name in written}
 
 
 def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch, whole):

@@ -178,14 +178,14 @@ class Checkpoints:
             raise Other("it was written by another version of this program.")
         if content["digest"] != self.digest:
             raise Other("it belongs to other data or another configuration.")
-        best = None if content["best"] is None else TensorFile(**content["best"])
-        if best is not None:
-            _verify(self.folder, best)
         tensors = _tensors(self.folder, TensorFile(**content["tensors"]))
         whole = {f"weights/{name}": variable for name, variable in weights.items()}
         head = {name: variable for name, variable in whole.items() if name.startswith("weights/head/")}
         if not (fits("weights", whole, tensors) or fits("weights", head, tensors)):
             raise Other("its weights are not those of this network.")
+        best = None if content["best"] is None else TensorFile(**content["best"])
+        if best is not None:
+            _verify(self.folder, best)
         return Checkpoint(content["state"], tensors, best)
 
 
