@@ -84,7 +84,7 @@ def do_the_main_job(instance: Instance) -> None:
 
 def search(instance: Instance) -> None:
     """Three trainings that are compared, by the workers."""
-    options = ["--architecture", "Custom_CNN", "--configuration", "quick", "--vary", "learning_rate=0.004,0.001,0.00025"]
+    options = ["--architecture", "Custom_CNN", "--configuration", "quick", "--vary", "learning_rate=0.004,0.001,2e-4"]
     instance.manage("search", "create", DATASET, "--name", "Which learning rate?", *options, "--user", "alice")
     while "queued" in (shown := instance.manage("search", "show", 1, "--json").stdout) or "running" in shown:
         time.sleep(2)
