@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from xrayplatform.http import row_number
 from xrayplatform.jobs import JobError
 
 from .manifests import Comparison, compare
@@ -21,7 +22,7 @@ def find_version(dataset: Dataset, name: str) -> Preparation | Dataset:
     if name == NOW:
         return dataset
     finished = dataset.preparations.filter(state=Preparation.State.SUCCEEDED)
-    version = finished.filter(pk=int(name)).first() if name.isdecimal() and len(name) < 18 else None
+    version = finished.filter(pk=row_number(name)).first()
     if version is None:
         known = ", ".join([*(str(pk) for pk in finished.values_list("pk", flat=True)[:20]), NOW])
         raise JobError(f"{dataset} has no version {name!r}. Known versions: {known}.")

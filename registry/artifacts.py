@@ -127,7 +127,7 @@ def place(staged: Path, target: Path) -> None:
     if target.exists():
         target.rename(orphan)
     staged.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(orphan, ignore_errors=True)
 
 
@@ -178,11 +178,11 @@ def _sha256(path: Path) -> str:
 
 def _sync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Force a file or a folder's entries to the disk, so that a rename never outlives what it names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.test import Client
 from rest_framework.test import APIClient
 
 from tests.factories import (
@@ -111,6 +112,13 @@ def administrator(roles: None) -> Any:
 @pytest.fixture
 def password() -> str:
     return PASSWORD
+
+
+@pytest.fixture
+def logged_in(client: Client, alice: Any) -> Client:
+    """The browser of alice."""
+    client.force_login(alice)
+    return client
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from .ml.architectures import ARCHITECTURES
-from .ml.stages import TRAINING_ENDS, TRAINING_STARTS
+from .ml.stages import TRAINING_ENDS, TRAINING_STARTS, steps_per_epoch
 
 GIB = 1024**3
 # TensorFlow itself, with Django and a graph (measured: 0.65 GB before the first network is built).
@@ -17,6 +17,8 @@ PROCESS_BYTES, LEAST_PROCESS_BYTES = 0.8 * GIB, 0.6 * GIB
 # Weights, gradients and the two moments of Adam, and what copies of them exist for a moment.
 COPIES_OF_WEIGHTS, LEAST_COPIES = 6, 3
 BYTES_PER_PARAMETER = 4
+# Three checkpoints with optimizer state for a moment, best weights, the version and its OpenVINO copy.
+COPIES_ON_DISK = 14
 # Bytes of activations and gradients a pixel of the batch, by the architecture's class of memory: what no network of the
 # class stayed below, and what suffices for each; measured on a processor at 224 pixels.
 BYTES_PER_PIXEL = {"low": (50, 1100), "medium": (2500, 4500), "high": (2000, 6000)}
@@ -43,8 +45,8 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps an epoch: one pass over the images, or several when that is fewer than the minimum."""
-        return max(math.ceil(self.train / self.batch_size), self.minimum_steps)
+        """Optimizer steps an epoch."""
+        return steps_per_epoch(self.train, self.batch_size, self.minimum_steps)
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ def memory(architecture: str, image_size: int, batch_size: int, measured: int | 
         round(PROCESS_BYTES + COPIES_OF_WEIGHTS * weights + high * pixels),
         round(LEAST_PROCESS_BYTES + LEAST_COPIES * weights + low * pixels),
     )
+
+
+def disk(architecture: str) -> int:
+    """Bytes that a training writes at most, its version included."""
+    return COPIES_ON_DISK * BYTES_PER_PARAMETER * ARCHITECTURES[architecture].parameters
 
 
 def largest_batch(architecture: str, image_size: int, available: float) -> int:

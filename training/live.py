@@ -8,7 +8,7 @@ from datetime import datetime
 from statistics import median
 from typing import Any
 
-from django.db.models import OuterRef, Subquery, Sum
+from django.db.models import OuterRef, Subquery, Sum, prefetch_related_objects
 from django.utils import timezone
 
 from datasets.models import Preparation
@@ -20,10 +20,10 @@ from . import estimates
 from .configurations import Configuration
 from .hints import Hint, hints
 from .ml.architectures import ARCHITECTURES
+from .ml.initial import SCRATCH
 from .ml.stages import FINE_TUNING, HEAD, TRAINING_ENDS, head_epochs
 from .models import EpochMetric, SpeedTest, TrainingQueue, TrainingRun
 
-SCRATCH = "scratch"
 # Phases in which no epoch is left, also when the training stopped early.
 AFTER_TRAINING = ("evaluating", "saving")
 # Measurements that are looked through for one of the same kind.
@@ -153,7 +153,7 @@ def plan_of(run: TrainingRun) -> estimates.Plan:
     configuration = Configuration.from_json(run.configuration)
     if run.batch_size:
         configuration = configuration.with_options(batch_size=run.batch_size)
-    return plan(run.preparation, run.architecture, configuration, pretrained=run.initial_weights != SCRATCH)
+    return plan(run.preparation, run.architecture, configuration, pretrained=run.starts_from_weights)
 
 
 def seconds_left(run: TrainingRun, speed_of: Callable[..., Measurement | None] = measured) -> float | None:
@@ -162,7 +162,7 @@ def seconds_left(run: TrainingRun, speed_of: Callable[..., Measurement | None] =
     # Not `values_list`: where many runs are looked at, their epochs were read together.
     rows = [(row.stage, row.seconds) for row in run.metrics.all()]
     tuned = [seconds for stage, seconds in rows if stage != HEAD and seconds is not None]
-    expected = _expected(run, wanted, speed_of) if len(tuned) < 2 or not run.images_per_second else None
+    expected = expected_of(run, wanted, speed_of) if len(tuned) < 2 or not run.images_per_second else None
     if run.images_per_second and rows and rows[-1][0] != HEAD:
         everything = wanted.train + wanted.validation + wanted.test
         evaluation = estimates.FORWARD_SHARE * everything / run.images_per_second
@@ -178,11 +178,11 @@ def seconds_left(run: TrainingRun, speed_of: Callable[..., Measurement | None] =
     )
 
 
-def _expected(
+def expected_of(
     run: TrainingRun, wanted: estimates.Plan, speed_of: Callable[..., Measurement | None]
 ) -> estimates.Duration | None:
-    tuning = run.initial_weights != SCRATCH
-    found = speed_of(run.architecture, wanted.image_size, wanted.batch_size, fine_tuning=tuning)
+    """How long the run, which is `wanted` in numbers, takes by what was measured; None where nothing was."""
+    found = speed_of(run.architecture, wanted.image_size, wanted.batch_size, fine_tuning=run.starts_from_weights)
     return estimates.duration(wanted, found.speed) if found else None
 
 
@@ -227,10 +227,9 @@ def obstacle_of(run: TrainingRun) -> str:
     """Why a waiting run does not start, when it does not merely wait its turn; "" otherwise."""
     if run.state != Job.State.QUEUED or run.held:
         return ""
-    queue = TrainingQueue.current()
-    if queue.paused:
-        reason = f": {queue.reason}" if queue.reason else "."
-        return f"The training queue is paused{reason} The run starts when somebody opens the queue again."
+    paused = TrainingQueue.current().pause_words
+    if paused:
+        return f"{paused} The run starts when somebody opens the queue again."
     if not queue_is_alive(run.cluster):
         return NO_WORKER
     team = run.preparation.dataset.condition.team
@@ -266,6 +265,8 @@ def limit_words(team: Team | None, running: int, *, shown: bool = True) -> str:
 
 def live_view(run: TrainingRun) -> dict[str, Any]:
     """What the page of a run shows and renews."""
+    # Once for the table, the hints and the time that is left.
+    prefetch_related_objects([run], "metrics")
     rows = list(run.metrics.all())
     judged = [row for row in rows if row.val_loss is not None]
     head = plan_of(run).head_epochs

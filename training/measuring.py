@@ -15,7 +15,7 @@ import psutil
 from django.conf import settings
 
 from xrayplatform.jobs import JobError
-from xrayplatform.processes import child_environment, stop_group
+from xrayplatform.processes import child_environment, memory_of, stop_group
 
 from .models import SpeedTest
 
@@ -77,7 +77,7 @@ def _watch(test: SpeedTest, child: "subprocess.Popen[bytes]") -> int:
     peak = 0
     while child.poll() is None:
         time.sleep(POLL_SECONDS)
-        peak = max(peak, _memory(child.pid))
+        peak = max(peak, memory_of(child.pid))
         seconds = time.monotonic() - started
         memory = psutil.virtual_memory()
         if memory.available < LEAST_FREE_SHARE * memory.total:
@@ -86,13 +86,6 @@ def _watch(test: SpeedTest, child: "subprocess.Popen[bytes]") -> int:
             raise JobError(f"A few steps did not end within {TIME_LIMIT_SECONDS / 60:.0f} minutes.", SMALLER)
         report(round(100 * min(seconds / USUAL_SECONDS, 0.95)), 100, "Timing a few steps")
     return peak
-
-
-def _memory(pid: int) -> int:
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
 
 
 def _result(output: IO[bytes]) -> dict[str, Any] | None:

@@ -41,5 +41,5 @@ def _options(run: TrainingRun) -> dict[str, Any]:
 
 def _rate(run: TrainingRun, options: dict[str, Any]) -> float:
     entry = ARCHITECTURES[run.architecture]
-    own = entry.learning_rate if run.initial_weights == "scratch" else entry.pretrained_learning_rate
+    own = entry.pretrained_learning_rate if run.starts_from_weights else entry.learning_rate
     return options.get("learning_rate") or own

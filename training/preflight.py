@@ -16,7 +16,7 @@ from .live import NO_WORKER, limit_words, measured, plan, running_by_team
 from .ml.architectures import ARCHITECTURES
 from .ml.initial import advice as weights_advice
 from .models import NotPrepared, TrainingRun
-from .models.run import BYTES_PER_PARAMETER, COPIES_ON_DISK, chosen_weights, preparation_for
+from .models.run import chosen_weights, preparation_for
 from .models.speed import PLENTY_OF_MEMORY, needed_memory, require_memory
 from .pretrained import weights_state
 
@@ -71,12 +71,9 @@ def preflight(
 ) -> Preflight:
     """What is to be known before the start. user: None is the command line."""
     machine = resources()
-    try:
-        preparation, missing = preparation_for(dataset, configuration), None
-    except NotPrepared as error:
-        preparation, missing = None, error
+    preparation, prepared = prepared_for(dataset, configuration)
     weights, pretrained = _weights(architecture, initial, version, dataset, user)
-    checks = [_prepared(dataset, preparation, missing), weights, _processor(machine)]
+    checks = [prepared, weights, _processor(machine)]
     checks += [_disk(architecture), _queue(dataset, user)]
     condition = dataset.condition
     checks += [Check("Options", "warning", text) for text in warnings_of(configuration.to_json(), condition)]
@@ -129,12 +126,15 @@ def prepare_url(dataset: Dataset, missing: NotPrepared) -> str:
     return f"{dataset.get_absolute_url()}{'?' if wanted else ''}{wanted}#prepare"
 
 
-def _prepared(dataset: Dataset, preparation: Preparation | None, missing: NotPrepared | None) -> Check:
-    if preparation is None or missing is not None:
-        missing = missing or NotPrepared(f"Dataset not prepared: {dataset}.")
-        return Check("Dataset", "problem", str(missing), missing.hint, prepare_url(dataset, missing))
+def prepared_for(dataset: Dataset, configuration: Configuration) -> tuple[Preparation | None, Check]:
+    """The preparation that a training would use, and what is to be said about it."""
+    try:
+        preparation = preparation_for(dataset, configuration)
+    except NotPrepared as error:
+        return None, Check("Dataset", "problem", str(error), error.hint, prepare_url(dataset, error))
     images = preparation.split_total("train")
-    return Check("Dataset", "ok", f"Prepared: {images:,} training images of {preparation.image_size} pixels.")
+    text = f"Prepared: {images:,} training images of {preparation.image_size} pixels."
+    return preparation, Check("Dataset", "ok", text)
 
 
 def _weights(
@@ -164,7 +164,7 @@ def _processor(machine: Resources) -> Check:
 
 
 def _disk(architecture: str) -> Check:
-    need = COPIES_ON_DISK * BYTES_PER_PARAMETER * ARCHITECTURES[architecture].parameters
+    need = estimates.disk(architecture)
     try:
         require_disk(need)
     except NotEnoughDisk as error:
@@ -214,15 +214,13 @@ def _queue(dataset: Dataset, user: Any) -> Check:
     if limit:
         return Check("Queue", "warning", limit, "The training waits until then.")
     if state.queue.paused:
-        reason = f": {state.queue.reason}" if state.queue.reason else "."
-        return Check("Queue", "warning", f"The training queue is paused{reason}", "Waiting runs start when it is open.")
+        return Check("Queue", "warning", state.queue.pause_words, "Waiting runs start when it is open.")
     ahead = state.ahead_of_new()
     if not ahead:
         return Check("Queue", "ok", "Starts at once: nothing is ahead of it.")
-    others = "one other run" if len(ahead) == 1 else f"{len(ahead)} other runs"
     known = [entry.seconds for entry in ahead if entry.seconds is not None]
     time = f", after about {_minutes(sum(known))}" if len(known) == len(ahead) else ""
-    return Check("Queue", "ok", f"Starts after {others}{time}.")
+    return Check("Queue", "ok", f"Starts after {waiting.other_runs(len(ahead))}{time}.")
 
 
 def _minutes(seconds: float) -> str:

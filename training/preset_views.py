@@ -8,6 +8,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from xrayplatform.access import allow
+from xrayplatform.http import row_number
 
 from .configurations import PRESETS
 from .forms import PresetForm, RunForm, shown
@@ -62,10 +63,9 @@ def _options_to_save(request: HttpRequest) -> dict[str, Any]:
         form.is_valid()
         # What is wrong is shown as it was entered, for its own form to complain about.
         return shown(form.run_preset.configuration.to_json()) | _entered(request, form)
-    number = request.GET.get("run", "")
-    if not number.isdecimal():
+    if not request.GET.get("run", "").isdecimal():
         return shown(PRESETS["standard"].configuration.to_json())
-    run = get_object_or_404(TrainingRun.objects.visible_to(request.user), pk=number[:18])
+    run = get_object_or_404(TrainingRun.objects.visible_to(request.user), pk=row_number(request.GET["run"]))
     return shown(run.configuration)
 
 

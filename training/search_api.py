@@ -11,18 +11,17 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from datasets.models import Dataset
-from registry.models import ModelVersion
-from xrayplatform.fields import OneOfField, RowField, StrictSerializer
+from xrayplatform.fields import OneOfField
 from xrayplatform.http import choice_filter
 
 from .comparing import compare
 from .configurations import ConfigurationError
 from .live_api import CheckSerializer
 from .ml.architectures import ARCHITECTURES
-from .models import SavedPreset, Search, TrainingRun
+from .models import Search
 from .search_preflight import outlook
 from .searching import ETA, ETAS, plan
+from .serializers import StartSerializer
 
 
 class StandingSerializer(serializers.Serializer):
@@ -91,10 +90,9 @@ class OutlookSerializer(serializers.Serializer):
     checks = CheckSerializer(many=True)
 
 
-class StartSearchSerializer(StrictSerializer):
+class StartSearchSerializer(StartSerializer):
     """What starts a search: one run for every combination of architecture and values."""
 
-    dataset = RowField(queryset=Dataset.objects.none())
     name = serializers.CharField(max_length=80, required=False, default="", allow_blank=True)
     architectures = serializers.ListField(child=OneOfField(choices=list(ARCHITECTURES)))
     configuration = serializers.CharField(
@@ -110,26 +108,11 @@ class StartSearchSerializer(StrictSerializer):
     )
     mode = OneOfField(choices=Search.Mode, default=Search.Mode.GRID)
     eta = OneOfField(choices=list(ETAS), default=ETA, help_text="one run in so many goes on; halving only")
-    initial = OneOfField(
-        choices=TrainingRun.Initial.choices, default=TrainingRun.Initial.AUTO, help_text="what all runs start from"
-    )
-    initial_version = RowField(
-        queryset=ModelVersion.objects.none(), required=False, allow_null=True, default=None,
-        help_text='whose weights to start from, when `initial` is "version"',
-    )  # fmt: skip
-
-    def get_fields(self) -> dict[str, serializers.Field]:
-        fields = super().get_fields()
-        request = self.context.get("request")
-        if request is not None:
-            fields["dataset"].queryset = Dataset.objects.visible_to(request.user)
-            fields["initial_version"].queryset = ModelVersion.objects.to_start_from(request.user)
-        return fields
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         eta = attrs["eta"] if attrs["mode"] == Search.Mode.HALVING else None
         try:
-            preset = SavedPreset.objects.chosen(attrs["configuration"], self.context["request"].user)
+            preset = self.preset(attrs["configuration"])
             attrs["plan"] = plan(
                 attrs["architectures"], preset.configuration, attrs["values"], preset=preset.recorded, eta=eta
             )

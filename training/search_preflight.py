@@ -3,14 +3,13 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from datasets.models import Dataset, Preparation
+from datasets.models import Dataset
 from registry.models import ModelVersion
 
 from .advice import warnings_of
 from .ml.architectures import ARCHITECTURES
-from .models import NotPrepared, TrainingRun
-from .models.run import preparation_for
-from .preflight import Check, obstacles, prepare_url
+from .models import TrainingRun
+from .preflight import Check, obstacles, prepared_for
 from .searching import Candidate, Plan
 from .waiting import plan_seconds
 
@@ -62,7 +61,8 @@ def outlook(
     version: ModelVersion | None = None,
 ) -> Outlook:
     """What is to be known before the start; starts nothing. user: None is the command line."""
-    preparation, checks = _prepared(dataset, plan)
+    preparation, prepared = prepared_for(dataset, plan.base)
+    checks = [] if preparation else [prepared]
     pretrained = []
     for architecture in plan.architectures:
         item = _hungriest(plan, architecture)
@@ -76,13 +76,6 @@ def outlook(
     plan = plan.starting_from_weights(pretrained)
     seconds = None if preparation is None else plan_seconds(plan, preparation)
     return Outlook(plan, checks, seconds)
-
-
-def _prepared(dataset: Dataset, plan: Plan) -> tuple[Preparation | None, list[Check]]:
-    try:
-        return preparation_for(dataset, plan.base), []
-    except NotPrepared as error:
-        return None, [Check("Dataset", "problem", str(error), error.hint, prepare_url(dataset, error))]
 
 
 def _hungriest(plan: Plan, architecture: str) -> Candidate:

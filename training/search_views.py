@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from datasets.models import Dataset, Preparation
+from datasets.models import Dataset
 from registry.models import ModelVersion
 from xrayplatform.access import allow
 from xrayplatform.http import HtmxHttpRequest
@@ -21,10 +21,9 @@ from .configurations import OPTIONS, ConfigurationError
 from .forms import InitialWeightsForm
 from .ml.architectures import ARCHITECTURES
 from .models import NotPrepared, SavedPreset, Search, TrainingRun
-from .preflight import prepare_url
-from .pretrained import weights_state
 from .search_preflight import outlook
 from .searching import ETA, ETAS, MAX_RUNS, MAX_VARIED, VARIABLE, Plan, parse_values, plan
+from .views import dataset_to_start_with, to_start_with
 
 GROUPED_OPTIONS = [("", "Nothing")] + [
     (group, [(name, OPTIONS[name].label) for name in VARIABLE if OPTIONS[name].group == group])
@@ -142,22 +141,14 @@ def search_create(request: HtmxHttpRequest) -> HttpResponse:
             unprepared = error
         except JobError as error:
             messages.error(request, f"{error} {error.hint}")
-    context = {
-        "form": form,
-        "unprepared": unprepared,
-        "prepare_url": prepare_url(form.cleaned_data["dataset"], unprepared) if unprepared else "",
-        "datasets": Dataset.objects.visible_to(request.user).filter(state=Dataset.State.PRESENT).for_pages(),
-        "architectures": [(item, weights_state(item)) for item in ARCHITECTURES.values()],
-        "chosen": form["architectures"].value() or [],
-        "max_runs": MAX_RUNS,
-    }
+    context = to_start_with(request, form, unprepared)
+    context |= {"chosen": form["architectures"].value() or [], "max_runs": MAX_RUNS}
     return render(request, "training/search_create.html", context, status=200 if request.method == "GET" else 400)
 
 
 def _initial(request: HttpRequest) -> dict[str, object]:
-    prepared = Preparation.objects.visible_to(request.user).filter(state=Preparation.State.SUCCEEDED).first()
     return {
-        "dataset": request.GET.get("dataset") or (prepared.dataset_id if prepared else None),
+        "dataset": dataset_to_start_with(request),
         "architectures": ["Custom_CNN"],
         "configuration": "standard",
         "option_1": "learning_rate",

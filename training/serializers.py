@@ -9,7 +9,7 @@ from registry.models import ModelVersion
 from xrayplatform.fields import NumberField, OneOfField, RowField, StrictSerializer
 
 from .advice import warnings_of
-from .configurations import OPTIONS, PREPROCESSING, ConfigurationError, Option, complaints
+from .configurations import OPTIONS, PREPROCESSING, ConfigurationError, Option, Preset, complaints
 from .ml.architectures import ARCHITECTURES, PublishedWeights
 from .models import EpochMetric, SavedPreset, TrainingRun
 from .pretrained import pretrained_folder
@@ -109,15 +109,13 @@ def option_field(option: Option) -> serializers.Field:
     return serializers.BooleanField(**words)
 
 
-class StartRunSerializer(OptionsSerializer):
-    """What starts a training. Options that are left out, or null, are those of the configuration."""
+class StartSerializer(StrictSerializer):
+    """What the start of one training and that of several have in common."""
 
     dataset = RowField(queryset=Dataset.objects.none())
-    architecture = OneOfField(choices=list(ARCHITECTURES))
-    configuration = serializers.CharField(
-        max_length=80, default="quick", help_text='quick, standard, intensive, or "saved:" and the number of a preset'
+    initial = OneOfField(
+        choices=TrainingRun.Initial.choices, default=TrainingRun.Initial.AUTO, help_text="what to start from"
     )
-    initial = OneOfField(choices=TrainingRun.Initial.choices, default=TrainingRun.Initial.AUTO)
     initial_version = RowField(
         queryset=ModelVersion.objects.none(), required=False, allow_null=True, default=None,
         help_text='whose weights to start from, when `initial` is "version"',
@@ -131,11 +129,24 @@ class StartRunSerializer(OptionsSerializer):
             fields["initial_version"].queryset = ModelVersion.objects.to_start_from(request.user)
         return fields
 
+    def preset(self, key: str) -> Preset:
+        """The configuration that was chosen, if the user may choose it. Raises ConfigurationError."""
+        return SavedPreset.objects.chosen(key, self.context["request"].user)
+
+
+class StartRunSerializer(StartSerializer, OptionsSerializer):
+    """What starts a training. Options that are left out, or null, are those of the configuration."""
+
+    architecture = OneOfField(choices=list(ARCHITECTURES))
+    configuration = serializers.CharField(
+        max_length=80, default="quick", help_text='quick, standard, intensive, or "saved:" and the number of a preset'
+    )
+
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         attrs = super().validate(attrs)
         options = {name: attrs.pop(name) for name in OPTIONS if name in attrs}
         try:
-            preset = SavedPreset.objects.chosen(attrs["configuration"], self.context["request"].user)
+            preset = self.preset(attrs["configuration"])
         except ConfigurationError as error:
             raise serializers.ValidationError({error.field: [str(error)]}) from error
         attrs["preset"] = preset.recorded

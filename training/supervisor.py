@@ -17,14 +17,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-import psutil
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections
 from django.utils import timezone
 
 from xrayplatform import system
 from xrayplatform.jobs import Interrupted, JobCancelled, LeaseLost
-from xrayplatform.processes import child_environment, die_with_parent, signal_group, stop_group
+from xrayplatform.processes import child_environment, die_with_parent, memory_of, signal_group, stop_group
 from xrayplatform.watchdog import is_stopping
 
 from .ml.architectures import ARCHITECTURES
@@ -142,7 +141,7 @@ class _Watch:
         if time.monotonic() - self.renewed >= RENEW_EVERY_SECONDS:
             # Asked to cancel or not: the lease is renewed until the child has ended.
             with suppress(JobCancelled):
-                self.run.renew(peak_memory=max(self.run.peak_memory, _memory(self.child.pid)))
+                self.run.renew(peak_memory=max(self.run.peak_memory, memory_of(self.child.pid)))
             self.renewed = time.monotonic()
         if row["cancel_requested"]:
             self._cancel()
@@ -191,13 +190,6 @@ def _clean_up(run: TrainingRun) -> None:
     with suppress(DatabaseError):
         if not TrainingRun.objects.active().filter(pk=run.pk).exists():
             run.clean_up()
-
-
-def _memory(pid: int) -> int:
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
 
 
 # -- Why a child ended that did not end its run

@@ -3,10 +3,11 @@
 from datetime import timedelta
 from typing import Any
 
+from django import forms
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.db import transaction
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -17,7 +18,7 @@ from registry.models import ModelVersion
 from xrayplatform import audit
 from xrayplatform.access import allow
 from xrayplatform.audit import AuditEntry
-from xrayplatform.http import HtmxHttpRequest
+from xrayplatform.http import HtmxHttpRequest, row_number
 from xrayplatform.jobs import JobError, reap
 
 from .advice import warnings_of
@@ -64,14 +65,27 @@ def run_create(request: HtmxHttpRequest) -> HttpResponse:
             unprepared = error
         except JobError as error:
             messages.error(request, f"{error} {error.hint}")
-    context = {
+    context = to_start_with(request, form, unprepared)
+    return render(request, "training/run_create.html", context, status=200 if request.method == "GET" else 400)
+
+
+def to_start_with(request: HttpRequest, form: forms.Form, unprepared: NotPrepared | None) -> dict[str, Any]:
+    """What the pages that start one training, or several, show: the form, what there is, and what is not prepared."""
+    return {
         "form": form,
         "unprepared": unprepared,
         "prepare_url": prepare_url(form.cleaned_data["dataset"], unprepared) if unprepared else "",
         "datasets": Dataset.objects.visible_to(request.user).filter(state=Dataset.State.PRESENT).for_pages(),
         "architectures": [(item, weights_state(item)) for item in ARCHITECTURES.values()],
     }
-    return render(request, "training/run_create.html", context, status=200 if request.method == "GET" else 400)
+
+
+def dataset_to_start_with(request: HttpRequest) -> Any:
+    """The dataset that the link named, otherwise the one that was prepared last."""
+    if request.GET.get("dataset"):
+        return request.GET["dataset"]
+    prepared = Preparation.objects.visible_to(request.user).filter(state=Preparation.State.SUCCEEDED).first()
+    return prepared and prepared.dataset_id
 
 
 def _start(request: HttpRequest, form: RunForm) -> TrainingRun:
@@ -96,18 +110,11 @@ def _listed(request: HttpRequest) -> dict[str, Any]:
 
 
 def _initial(request: HttpRequest) -> dict[str, object]:
-    """What the link named: a run, all of whose options are taken over, or a dataset or a version.
-
-    Otherwise the dataset that was prepared last.
-    """
+    """What the link named: a run, all of whose options are taken over, or a dataset or a version."""
     if "run" in request.GET:
-        number = request.GET["run"]
-        if not number.isdecimal() or len(number) > 18:
-            raise Http404
-        return as_in(_run(request, int(number)), request.GET.get("hint", ""))
-    prepared = Preparation.objects.visible_to(request.user).filter(state=Preparation.State.SUCCEEDED).first()
+        return as_in(_run(request, row_number(request.GET["run"])), request.GET.get("hint", ""))
     return {
-        "dataset": request.GET.get("dataset") or (prepared.dataset_id if prepared else None),
+        "dataset": dataset_to_start_with(request),
         "architecture": "Custom_CNN",
         "configuration": "quick",
         **_initial_version(request),
@@ -115,9 +122,8 @@ def _initial(request: HttpRequest) -> dict[str, object]:
 
 
 def _initial_version(request: HttpRequest) -> dict[str, object]:
-    wanted = request.GET.get("version", "")
     versions = ModelVersion.objects.to_start_from(request.user)
-    version = versions.filter(pk=wanted).first() if wanted.isdecimal() and len(wanted) < 10 else None
+    version = versions.filter(pk=row_number(request.GET.get("version", ""))).first()
     if version is None:
         return {"initial": TrainingRun.Initial.AUTO}
     chosen = {"initial": TrainingRun.Initial.VERSION, "initial_version": version.pk}
@@ -134,7 +140,7 @@ def pretrained_list(request: HttpRequest) -> HttpResponse:
     return render(request, "training/pretrained_list.html", context)
 
 
-def _run(request: HttpRequest, pk: int) -> TrainingRun:
+def _run(request: HttpRequest, pk: int | None) -> TrainingRun:
     runs = TrainingRun.objects.visible_to(request.user).select_related(
         "preparation__dataset__condition", "version__condition", "created_by"
     )

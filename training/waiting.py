@@ -162,7 +162,7 @@ def _why(place: int, queue: TrainingQueue, alive: bool, blocked: str) -> str:
         return blocked
     if not alive:
         return "No training worker gives a sign of life."
-    return "Next, as soon as a worker is free." if place == 1 else f"Its turn comes after {_runs(place - 1)}."
+    return "Next, as soon as a worker is free." if place == 1 else f"Its turn comes after {other_runs(place - 1)}."
 
 
 def _held_words(run: TrainingRun, *, shown: bool) -> str:
@@ -170,7 +170,7 @@ def _held_words(run: TrainingRun, *, shown: bool) -> str:
     return f"Waits after {run.epoch} epochs until {name} have come as far; then the best go on."
 
 
-def _runs(count: int) -> str:
+def other_runs(count: int) -> str:
     return "one other run" if count == 1 else f"{count} other runs"
 
 
@@ -191,11 +191,9 @@ def _remaining(run: TrainingRun, speed_of: Callable[..., live.Measurement | None
     if run.state == Job.State.RUNNING and run.epoch_limit is None:
         return live.seconds_left(run, speed_of)
     wanted = live.plan_of(run)
-    fine_tuning = run.initial_weights != live.SCRATCH
-    found = speed_of(run.architecture, wanted.image_size, wanted.batch_size, fine_tuning=fine_tuning)
-    if found is None:
+    whole = live.expected_of(run, wanted, speed_of)
+    if whole is None:
         return None
-    whole = estimates.duration(wanted, found.speed)
     if run.epoch == 0 and run.epoch_limit is None:
         return whole.total
     left = max((run.epoch_limit or run.epochs) - max(run.epoch, wanted.head_epochs), 0)

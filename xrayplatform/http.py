@@ -127,6 +127,15 @@ def _touch_session(request: HttpRequest) -> None:
 MAX_ROW = 2**63 - 1
 
 
+def row_number(text: str) -> int | None:
+    """The number of a row that an address or a command names; None for what no row can have."""
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    # One digit more than MAX_ROW has is out of range, however many follow.
+    number = int(text[:20])
+    return number if number <= MAX_ROW else None
+
+
 def row_filter(field: str) -> django_filters.NumberFilter:
     """By the number of a row. One that no row can have is a wrong value, not an error of the database.
 

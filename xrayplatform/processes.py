@@ -51,6 +51,14 @@ def child_environment(**variables: str) -> dict[str, str]:
     return {**passed_on, **variables}
 
 
+def memory_of(pid: int) -> int:
+    """Bytes of memory that a process has at the moment; 0 when it is gone."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
 def stop_group(leader: "subprocess.Popen[bytes]", grace_seconds: float) -> None:
     """End a child that leads its own session, and all in it: asked first, killed if it does not listen in time."""
     if leader.poll() is None:

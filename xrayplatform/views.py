@@ -120,10 +120,10 @@ def notification_list(request: HttpRequest) -> HttpResponse:
 @require_POST
 def notification_read(request: HttpRequest) -> HttpResponse:
     """Mark the messages named by `id`, or without one all of the user's own, as read."""
-    numbers = request.POST.getlist("id")
-    if not all(number.isascii() and number.isdigit() and len(number) < 19 for number in numbers):
+    numbers = [http.row_number(text) for text in request.POST.getlist("id")]
+    if None in numbers:
         raise Http404
-    mark_read(request.user, [int(number) for number in numbers] or None)
+    mark_read(request.user, numbers or None)
     return redirect("xrayplatform:notification-list")
 
 

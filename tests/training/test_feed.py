@@ -6,6 +6,7 @@ import pytest
 from datasets.cache import PreparedData
 from training.configurations import Configuration
 from training.ml import augmentation, pipeline
+from training.ml.stages import steps_per_epoch
 
 STILL = Configuration(shift=0, zoom=0, rotation=0, contrast=0, brightness=0, balance="none")
 SIZE = 32
@@ -132,8 +133,8 @@ def test_features_come_in_the_order_of_their_images(data):
 
 
 def test_an_epoch_is_one_pass_but_never_fewer_steps_than_the_minimum():
-    assert pipeline.steps_per_epoch(1850, 32, 40) == 58
-    assert pipeline.steps_per_epoch(84, 32, 40) == 40
+    assert steps_per_epoch(1850, 32, 40) == 58
+    assert steps_per_epoch(84, 32, 40) == 40
 
 
 def test_input_batches_keep_the_order_and_end_with_a_short_batch(data):

@@ -21,12 +21,6 @@ HTMX = {"HX-Request": "true"}
 
 
 @pytest.fixture
-def logged_in(client, alice):
-    client.force_login(alice)
-    return client
-
-
-@pytest.fixture
 def run(world):
     """Running, three of five epochs done, a quarter of the fourth too."""
     done = stages.TRAINING_STARTS + (stages.TRAINING_ENDS - stages.TRAINING_STARTS) * 3.25 / 5

@@ -189,12 +189,6 @@ def test_a_measurement_makes_an_estimate(world, alice, machine):
 # -- The fragment and the button
 
 
-@pytest.fixture
-def logged_in(client, alice):
-    client.force_login(alice)
-    return client
-
-
 def ask(client, world, **changes):
     form = {"dataset": world.dataset.pk, "architecture": "Custom_CNN", "configuration": "quick"} | changes
     return client.get(CHECK, form, headers=HTMX).content.decode()

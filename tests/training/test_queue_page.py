@@ -393,6 +393,7 @@ def test_the_command_pauses_opens_and_prioritises(waiting):
         (["--priority", "1", "urgent"], "must be one of low, normal, high, not urgent"),
         (["--priority", "999999", "high"], "There is no run 999999"),
         (["--priority", "x", "high"], "There is no run x"),
+        (["--priority", "9" * 30, "high"], "There is no run 9"),
     ],
 )
 def test_the_command_says_what_is_wrong(waiting, options, complaint):

@@ -454,7 +454,7 @@ def test_a_child_that_moves_on_is_not_taken_for_stuck(run, child, settings, monk
         TrainingRun.objects.filter(pk=run.pk).update(progress_at=timezone.now())
         return 0
 
-    monkeypatch.setattr(supervisor, "_memory", move_on)
+    monkeypatch.setattr(supervisor, "memory_of", move_on)
     child("sleep 1; exit 7")
     assert "status 7" in reasons(trained(run))[0]
 
@@ -525,7 +525,7 @@ def test_a_renewal_that_finds_the_run_ended_by_its_child_is_no_error(run, child,
             owner.fail("Out of memory.", "Use a smaller batch size.")
         return 0
 
-    monkeypatch.setattr(supervisor, "_memory", end_and_measure)
+    monkeypatch.setattr(supervisor, "memory_of", end_and_measure)
     child("sleep 0.1")
     assert (trained(run).state, run.error) == ("failed", "Out of memory.")
 
@@ -591,7 +591,7 @@ def test_when_the_lease_is_lost_the_child_is_stopped_and_nothing_is_written(run,
         TrainingRun.objects.filter(pk=run.pk).update(lease_token=taken, message="mine now")
         return 0
 
-    monkeypatch.setattr(supervisor, "_memory", take_away)
+    monkeypatch.setattr(supervisor, "memory_of", take_away)
     with pytest.raises(LeaseLost):
         train_next()
     run.refresh_from_db()
@@ -619,7 +619,7 @@ def test_a_supervisor_that_fails_takes_its_child_with_it_and_the_run_goes_on(run
     def fail(pid):
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(supervisor, "_memory", fail)
+    monkeypatch.setattr(supervisor, "memory_of", fail)
     with pytest.raises(RuntimeError):
         train_next()
     run.refresh_from_db()

@@ -19,12 +19,6 @@ CREATE = "/training/new/"
 HTMX = {"HX-Request": "true"}
 
 
-@pytest.fixture
-def logged_in(client, alice):
-    client.force_login(alice)
-    return client
-
-
 def text(response):
     return response.content.decode()
 

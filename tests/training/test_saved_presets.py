@@ -18,12 +18,6 @@ API = "/api/v1/presets/"
 STANDARD = PRESETS["standard"].configuration
 
 
-@pytest.fixture
-def logged_in(client, alice):
-    client.force_login(alice)
-    return client
-
-
 def text(response):
     return response.content.decode()
 
@@ -380,6 +374,7 @@ def test_the_command_saves_lists_changes_and_deletes(world, alice):
         (("save", "x", "--from", "run:99"), "There is no run"),
         (("save", "x", "--team", "nobody"), "There is no team"),
         (("change", "saved:99"), "There is no preset"),
+        (("change", f"saved:{'9' * 30}"), "There is no preset"),
         (("delete", "x"), "There is no preset"),
     ],
 )

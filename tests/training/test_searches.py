@@ -47,12 +47,6 @@ def text(response):
     return response.content.decode()
 
 
-@pytest.fixture
-def logged_in(client, alice):
-    client.force_login(alice)
-    return client
-
-
 # -- The grid
 
 
@@ -372,6 +366,19 @@ def test_a_version_to_start_from_must_be_named_and_seen(logged_in, world):
     hidden = logged_in.post(NEW, choices(world, initial="version", initial_version=foreign.pk))
     assert "not one of the available choices" in text(hidden)
     assert Search.objects.count() == 1
+
+
+def test_what_the_runs_of_an_architecture_start_from_is_verified_once(logged_in, world, monkeypatch):
+    verified = []
+
+    def verify(*args):
+        verified.append(args)
+        return InitialWeights("version", "chest version 1")
+
+    monkeypatch.setattr(run_module, "from_version", verify)
+    logged_in.post(NEW, choices(world, initial="version", initial_version=world.version.pk))
+    assert Search.objects.latest("pk").runs.count() > 2
+    assert sorted(args[-1] for args in verified) == ["Custom_CNN", "VGG16"]
 
 
 def test_a_search_from_a_version_names_it(logged_in, world, monkeypatch):

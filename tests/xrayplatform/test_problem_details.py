@@ -17,12 +17,6 @@ def check(response, status, title):
     return body
 
 
-@pytest.fixture
-def logged_in(client, alice):
-    client.force_login(alice)
-    return client
-
-
 def test_wrong_values_are_400_and_named(logged_in, world):
     response = logged_in.post(reverse("api:dataset-prepare", args=[world.dataset.pk]), {"seed": -1, "fit": "round"})
     body = check(response, 400, "Bad Request")

@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from registry.artifacts import sync
+
 FORMAT: Final = 1
 KEPT: Final = 2
 # The names the safetensors format gives to numbers.
@@ -229,16 +231,8 @@ def _write(path: Path, first: Iterable[bytes], more: Iterable[bytes] = ()) -> st
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync(path.parent)
     return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _verify(folder: Path, file: TensorFile) -> None:

@@ -4,7 +4,6 @@ What a batch holds depends on the seed and on how many images came before it, an
 interrupted anywhere goes on with the very batches that it would have seen.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -24,14 +23,6 @@ Rows = NDArray[np.int64]
 _ORDER, _CHANGES = 0, 1
 # Batches that wait ready for the network.
 _AHEAD = 4
-
-
-def steps_per_epoch(images: int, batch_size: int, minimum_steps: int) -> int:
-    """Optimizer steps of one epoch: one pass over the images, or several passes when that is fewer than the minimum.
-
-    With 100 images and batches of 32, one pass is 3 steps: five epochs would end before anything was learned.
-    """
-    return max(math.ceil(images / batch_size), minimum_steps)
 
 
 @dataclass(frozen=True)

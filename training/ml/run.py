@@ -7,14 +7,14 @@ from typing import Any, cast
 
 from datasets.cache import PreparedData
 from training.configurations import Configuration
-from training.ml import architectures, callbacks, initial, pipeline, runtime, transfer
+from training.ml import architectures, callbacks, initial, runtime, transfer
 from training.ml.callbacks import ShouldStop
 from training.ml.checkpoints import Checkpoint, Checkpoints, TensorFile
 from training.ml.control import Paused
 from training.ml.evaluation import Doubt, Evaluation
 from training.ml.initial import InitialWeights
 from training.ml.learning import Batches, scope
-from training.ml.stages import EVALUATION_ENDS, TRAINING_ENDS, TRAINING_STARTS, Stage, stages
+from training.ml.stages import EVALUATION_ENDS, TRAINING_ENDS, TRAINING_STARTS, Stage, stages, steps_per_epoch
 
 # Of the time the head takes, what goes into the features that it learns from; the whole is about one other epoch.
 _FEATURES_SHARE = 0.9
@@ -108,7 +108,7 @@ class Run:
     def epoch_images(self) -> int:
         """Of the batch size that was asked for: with a smaller one an epoch has more steps and shows as many."""
         size, minimum = cast("int", self.configuration.batch_size), cast("int", self.configuration.minimum_steps)
-        return size * pipeline.steps_per_epoch(len(self.data.indices("train")), size, minimum)
+        return size * steps_per_epoch(len(self.data.indices("train")), size, minimum)
 
     @property
     def monitor(self) -> str:

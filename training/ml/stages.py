@@ -1,5 +1,6 @@
 """The parts of a training, and their shares in its progress. Imports no TensorFlow: estimates are made from it too."""
 
+import math
 from dataclasses import dataclass
 
 from training.configurations import Configuration
@@ -18,6 +19,14 @@ class Stage:
     rate: float
     frozen: bool = False
     name: str = ""
+
+
+def steps_per_epoch(images: int, batch_size: int, minimum_steps: int) -> int:
+    """Optimizer steps of one epoch: one pass over the images, or several passes when that is fewer than the minimum.
+
+    With 100 images and batches of 32, one pass is 3 steps: five epochs would end before anything was learned.
+    """
+    return max(math.ceil(images / batch_size), minimum_steps)
 
 
 def head_epochs(configuration: Configuration) -> int:

@@ -26,6 +26,11 @@ class TrainingQueue(models.Model):
     def __str__(self) -> str:
         return "paused" if self.paused else "open"
 
+    @property
+    def pause_words(self) -> str:
+        """That, and why, nothing starts; "" while the queue is open."""
+        return f"The training queue is paused{f': {self.reason}' if self.reason else '.'}" if self.paused else ""
+
     @classmethod
     def current(cls) -> "TrainingQueue":
         """The one row, made when it is asked for first."""

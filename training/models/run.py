@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django_q.tasks import async_task
 
-from datasets.models import IMAGE_SIZES, Dataset, Preparation
+from datasets.models import Dataset, Preparation
 from registry.models import ModelVersion, staging_folder
 from xrayplatform import audit
 from xrayplatform.jobs import Job, JobError, JobQuerySet, reap
@@ -24,7 +25,7 @@ from xrayplatform.processes import has_variable, signal_group
 from xrayplatform.system import NotEnoughDisk, message_waits, require_disk
 from xrayplatform.teams import Team, TeamScopedQuerySet
 
-from .. import announcing
+from .. import announcing, estimates
 from ..configurations import Configuration
 from ..ml.architectures import ARCHITECTURES
 from ..ml.initial import SCRATCH, InitialWeights, WeightsUnusable, from_version, imagenet
@@ -35,9 +36,6 @@ from .speed import require_memory
 
 # Names the lease in the environment of the training process: whose child it is, also when process numbers return.
 LEASE_VARIABLE = "TRAINING_LEASE_TOKEN"
-# Three checkpoints with optimizer state for a moment, best weights, the version and its OpenVINO copy.
-COPIES_ON_DISK = 14
-BYTES_PER_PARAMETER = 4
 # Between attempts: what made one of them fail, a mount that is missing after a reboot for example, may pass.
 BACK_OFF = (timedelta(seconds=10), timedelta(minutes=1), timedelta(minutes=5))
 # Attempts that got further than those before are not counted, but they do not go on for ever either.
@@ -221,19 +219,20 @@ class TrainingRun(Job):
         preset: str,
         initial: str = Initial.AUTO,
         version: ModelVersion | None = None,
+        choose: Callable[..., InitialWeights | None] | None = None,
         recorded: bool = True,
     ) -> "TrainingRun":
         """Create the row and its audit entry, after the checks that can be made at once. Raises JobError.
 
         initial, version: what to start from, see `Initial`; with "auto" it is decided here, so that every attempt
-        starts from the same. recorded: False leaves `record_start` to a caller that has not set all fields yet.
+        starts from the same. choose: `chosen_weights`, or its memory: it reads and verifies whole files.
+        recorded: False leaves `record_start` to a caller that has not set all fields yet.
         """
         reap()
         preparation = preparation_for(dataset, configuration)
-        weights = chosen_weights(architecture, initial, version, dataset, by)
-        parameters = ARCHITECTURES[architecture].parameters
+        weights = (choose or chosen_weights)(architecture, initial, version, dataset, by)
         try:
-            require_disk(COPIES_ON_DISK * BYTES_PER_PARAMETER * parameters)
+            require_disk(estimates.disk(architecture))
         except NotEnoughDisk as error:
             raise JobError(str(error), "Free some space, or ask an administrator.") from error
         require_memory(
@@ -270,11 +269,15 @@ class TrainingRun(Job):
         }
         audit.record("run.start", self, actor=by, after=after)
 
+    @property
+    def starts_from_weights(self) -> bool:
+        return self.initial_weights != SCRATCH
+
     def starting_weights(self) -> InitialWeights | None:
         """What was chosen when the run was created, verified anew; None for scratch. Raises WeightsUnusable."""
         if self.initial_version:
             return _weights_of(self.initial_version, self.architecture)
-        from_scratch = self.initial == self.Initial.AUTO and self.initial_weights == SCRATCH
+        from_scratch = self.initial == self.Initial.AUTO and not self.starts_from_weights
         if from_scratch or self.initial == self.Initial.SCRATCH:
             return None
         return imagenet(self.architecture, pretrained_folder())
@@ -317,9 +320,8 @@ class TrainingRun(Job):
 
     def waits_for_disk(self) -> bool:
         """Whether there is too little free disk for a waiting run; it says so then, and is looked at again later."""
-        need = COPIES_ON_DISK * BYTES_PER_PARAMETER * ARCHITECTURES[self.architecture].parameters
         try:
-            require_disk(max(need - _size(self.work_folder), 0))
+            require_disk(max(estimates.disk(self.architecture) - _size(self.work_folder), 0))
         except NotEnoughDisk as error:
             message = f"Waiting for disk space: {error}"[:300]
             waiting = TrainingRun.objects.filter(pk=self.pk, state=self.State.QUEUED)
@@ -507,11 +509,6 @@ def _not_prepared(dataset: Dataset, configuration: Configuration) -> NotPrepared
         return NotPrepared(
             f"Dataset not prepared: {dataset} has no finished preparation.",
             "Open the dataset and choose Prepare for Training.",
-        )
-    if size is not None and size not in IMAGE_SIZES:
-        known = ", ".join(map(str, IMAGE_SIZES))
-        return NotPrepared(
-            f"Dataset not prepared: {dataset} has no images of {size} pixels.", f"Choose one of these sizes: {known}."
         )
     return NotPrepared(
         f"Dataset not prepared: {dataset} has no finished preparation with {' and '.join(missing)}.",

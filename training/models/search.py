@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -16,7 +17,6 @@ from xrayplatform.teams import TeamScopedQuerySet
 
 from .. import announcing, searching
 from ..configurations import OPTIONS
-from ..ml.initial import SCRATCH
 
 if TYPE_CHECKING:
     from registry.models import ModelVersion
@@ -106,15 +106,16 @@ class Search(models.Model):
         initial, version: what all runs start from, as `TrainingRun.create` takes it.
         """
         # The module of runs needs this one for its own table.
-        from .run import TrainingRun
+        from .run import TrainingRun, chosen_weights
 
+        # What all runs of an architecture start from is read and verified once.
+        start = {"initial": initial, "version": version, "choose": cache(chosen_weights), "recorded": False}
         with transaction.atomic():
-            start = {"preset": plan.preset, "initial": initial, "version": version, "recorded": False}
             runs = [
-                TrainingRun.create(dataset, item.architecture, item.configuration, by, **start)
+                TrainingRun.create(dataset, item.architecture, item.configuration, by, preset=plan.preset, **start)
                 for item in plan.candidates
             ]
-            plan = plan.starting_from_weights(run.architecture for run in runs if run.initial_weights != SCRATCH)
+            plan = plan.starting_from_weights(run.architecture for run in runs if run.starts_from_weights)
             ladder = plan.rungs
             first_rung = ladder[0] if ladder and len(ladder) > 1 else None
             search = cls.objects.create(

@@ -14,6 +14,7 @@ from training.models import SavedPreset, Search
 from training.search_preflight import outlook
 from training.searching import ETA, ETAS, Plan, parse_values, plan
 from xrayplatform.commands import PlatformCommand
+from xrayplatform.http import row_number
 from xrayplatform.jobs import JobError
 from xrayplatform.templatetags.platform_tags import duration
 
@@ -128,7 +129,7 @@ def _plan(options: dict[str, Any], by: Any) -> Plan:
 
 
 def _found(number: str, by: Any) -> Search:
-    search = Search.objects.seen_by(by).filter(pk=number if number.isdecimal() else None).first()
+    search = Search.objects.seen_by(by).filter(pk=row_number(number)).first()
     if search is None:
         raise CommandError(f"There is no search {number}.")
     return search

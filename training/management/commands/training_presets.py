@@ -11,6 +11,7 @@ from training.configurations import OPTIONS, Configuration, ConfigurationError
 from training.models import SavedPreset, TrainingRun
 from xrayplatform import audit
 from xrayplatform.commands import PlatformCommand
+from xrayplatform.http import row_number
 from xrayplatform.teams import Team
 
 PERMISSIONS = {"list": "view", "save": "add", "change": "change", "delete": "delete"}
@@ -107,8 +108,7 @@ def _needed(options: dict[str, Any]) -> str:
 
 
 def _found(key: str, by: Any) -> SavedPreset:
-    number = key.removeprefix("saved:")
-    preset = SavedPreset.objects.seen_by(by).filter(pk=number[:18]).first() if number.isdecimal() else None
+    preset = SavedPreset.objects.seen_by(by).filter(pk=row_number(key.removeprefix("saved:"))).first()
     if preset is None:
         raise CommandError(f"There is no preset {key!r}; `training_presets list` shows those there are.")
     return preset
@@ -118,7 +118,7 @@ def _base(source: str, by: Any) -> Configuration:
     if not source.startswith("run:"):
         return SavedPreset.objects.chosen(source, by).configuration
     number = source.removeprefix("run:")
-    run = TrainingRun.objects.seen_by(by).filter(pk=number[:18]).first() if number.isdecimal() else None
+    run = TrainingRun.objects.seen_by(by).filter(pk=row_number(number)).first()
     if run is None:
         raise CommandError(f"There is no run {number!r}.")
     return Configuration.from_json(run.configuration)

@@ -9,6 +9,7 @@ from training.models import TrainingQueue, TrainingRun
 from training.queue_api import PRIORITIES
 from training.waiting import overview
 from xrayplatform.commands import PlatformCommand
+from xrayplatform.http import row_number
 from xrayplatform.jobs import JobError
 
 
@@ -56,7 +57,7 @@ class Command(PlatformCommand):
 def _prioritise(run: str, priority: str, by: Any) -> None:
     if priority.lower() not in PRIORITIES:
         raise CommandError(f"The priority must be one of {', '.join(PRIORITIES)}, not {priority}.")
-    found = TrainingRun.objects.seen_by(by).filter(pk=run if run.isdecimal() else None).first()
+    found = TrainingRun.objects.seen_by(by).filter(pk=row_number(run)).first()
     if found is None:
         raise CommandError(f"There is no run {run}.")
     try:
