@@ -47,7 +47,7 @@ def choose_threshold(labels: ArrayLike, probabilities_positive: ArrayLike) -> fl
     """
     positive = np.asarray(labels).astype(bool)
     scores = np.asarray(probabilities_positive, np.float64)
-    hits, alarms, values = _cumulative(positive, scores)
+    hits, alarms, values = hits_and_alarms(positive, scores)
     if not positive.any() or positive.all():
         return 0.5
     youden = hits / positive.sum() - alarms / (~positive).sum()
@@ -57,6 +57,16 @@ def choose_threshold(labels: ArrayLike, probabilities_positive: ArrayLike) -> fl
     below = np.append(values[1:], 0.0)
     middles = (values[best] + below[best]) / 2
     return float(middles[np.abs(middles - 0.5).argmin()])
+
+
+def hits_and_alarms(
+    positive: NDArray[np.bool_], scores: Probabilities
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Probabilities]:
+    """True positives, false positives and the threshold at each distinct score (all (K,)), from the highest down."""
+    values, inverse = np.unique(scores, return_inverse=True)
+    hits = np.bincount(inverse[positive], minlength=len(values))[::-1].cumsum()
+    alarms = np.bincount(inverse[~positive], minlength=len(values))[::-1].cumsum()
+    return hits, alarms, values[::-1]
 
 
 def roc_auc(positive: ArrayLike, scores: ArrayLike) -> float | None:
@@ -77,7 +87,7 @@ def average_precision(positive: ArrayLike, scores: ArrayLike) -> float | None:
     truth = np.asarray(positive).astype(bool)
     if not truth.any():
         return None
-    hits, alarms, _ = _cumulative(truth, np.asarray(scores, np.float64))
+    hits, alarms, _ = hits_and_alarms(truth, np.asarray(scores, np.float64))
     precision = hits / (hits + alarms)
     return float((np.diff(hits, prepend=0) / truth.sum() * precision).sum())
 
@@ -98,6 +108,19 @@ def quadratic_kappa(confusion: ArrayLike) -> float | None:
     if not disagreement_by_chance:
         return None
     return 1 - float((weights * observed).sum()) / disagreement_by_chance
+
+
+def matthews_correlation(confusion: ArrayLike) -> float | None:
+    """Matthews' correlation coefficient (1975), for any number of classes (R_K of Gorodkin 2004), from a matrix (C, C).
+
+    None when all images have one class or all are called one class: what does not vary correlates with nothing.
+    """
+    counts = np.asarray(confusion, np.float64)
+    actual, called, total = counts.sum(axis=1), counts.sum(axis=0), counts.sum()
+    spread = (total**2 - (actual**2).sum()) * (total**2 - (called**2).sum())
+    if not spread:
+        return None
+    return float((np.trace(counts) * total - (actual * called).sum()) / np.sqrt(spread))
 
 
 def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int) -> NDArray[np.int64]:
@@ -135,6 +158,7 @@ def classification_metrics(
         "accuracy": _ratio(int(np.trace(confusion)), len(truth)),
         "balanced_accuracy": _mean(present),
         **{name: summary[name] for name in _SUMMARY},
+        "mcc": matthews_correlation(confusion),
         "confusion_matrix": confusion.tolist(),
         "classes": list(classes),
         "positive_class": classes[positive] if positive is not None else None,
@@ -148,7 +172,7 @@ def classification_metrics(
 
 
 _SUMMARY = ("precision", "recall", "sensitivity", "specificity", "f1", "auc", "average_precision")
-_PER_CLASS = ("class", "n", "precision", "recall", "f1", "auc")
+_PER_CLASS = ("class", "n", *_SUMMARY)
 
 
 def _checked(labels: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> tuple[Labels, Probabilities]:
@@ -228,16 +252,6 @@ def _chance_margin(per_class: list[dict[str, Any]], total: int) -> float:
     if not smallest or not rest:
         return 0.0
     return 1.96 * math.sqrt((total + 1) / (12 * smallest * rest))
-
-
-def _cumulative(
-    positive: NDArray[np.bool_], scores: Probabilities
-) -> tuple[NDArray[np.int64], NDArray[np.int64], Probabilities]:
-    """True and false positives at each distinct score as threshold, from the highest score down."""
-    values, inverse = np.unique(scores, return_inverse=True)
-    hits = np.bincount(inverse[positive], minlength=len(values))[::-1].cumsum()
-    alarms = np.bincount(inverse[~positive], minlength=len(values))[::-1].cumsum()
-    return hits, alarms, values[::-1]
 
 
 def _mid_ranks(scores: Probabilities) -> Probabilities:

@@ -12,6 +12,7 @@ from registry.statistics import (
     classification_metrics,
     decide,
     decide_indices,
+    matthews_correlation,
     quadratic_kappa,
     roc_auc,
 )
@@ -48,6 +49,7 @@ def test_binary_figures_agree_with_scikit_learn(seed, decimals):
         "f1": reference.f1_score(labels, called),
         "auc": reference.roc_auc_score(labels, scores),
         "average_precision": reference.average_precision_score(labels, scores),
+        "mcc": reference.matthews_corrcoef(labels, called),
     }
     assert {name: result[name] for name in expected} == pytest.approx(expected, **EXACT)
     assert result["confusion_matrix"] == reference.confusion_matrix(labels, called).tolist()
@@ -68,6 +70,7 @@ def test_figures_of_several_classes_are_macro_means_as_in_scikit_learn(seed):
         "f1": reference.f1_score(labels, called, average="macro"),
         "auc": reference.roc_auc_score(truth, probabilities, average="macro"),
         "average_precision": reference.average_precision_score(truth, probabilities, average="macro"),
+        "mcc": reference.matthews_corrcoef(labels, called),
         "quadratic_kappa": reference.cohen_kappa_score(labels, called, weights="quadratic"),
     }
     assert {name: result[name] for name in expected} == pytest.approx(expected, **EXACT)
@@ -197,6 +200,11 @@ def test_figures_are_plain_json():
 
 def test_kappa_of_one_single_grade_is_undefined():
     assert quadratic_kappa([[5, 0], [0, 0]]) is None
+
+
+@pytest.mark.parametrize("confusion", [[[5, 3], [0, 0]], [[5, 0], [3, 0]], [[0, 0], [0, 0]]])
+def test_the_correlation_is_undefined_when_truth_or_answer_never_varies(confusion):
+    assert matthews_correlation(confusion) is None
 
 
 def test_average_precision_without_positives_is_undefined():
