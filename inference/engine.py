@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry import artifacts
+from registry.calibration import with_temperature
 from registry.openvino_runtime import load_openvino
+
+from .activation import Grid, add_map_output
 
 GOLDEN_TOLERANCE = 1e-4
 RETRY_SECONDS = 30.0
@@ -28,6 +31,37 @@ class EngineError(Exception):
     """A model version cannot be put to work. The message says why and what to do."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a version says about N images, and where it saw it, all from one pass through the network.
+
+    raw: probabilities float64 (N, C) as the network gave them. probabilities: the same after the version's
+    temperature, the ones to show and to decide by. contributions: float32 (N, C, h, w), what each cell of the last
+    feature maps adds to each class's logit; None when the network has no class activation map. grid: where the cells
+    lie on the image.
+    """
+
+    raw: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+    contributions: NDArray[np.float32] | None
+    grid: Grid | None
+
+    def maps(self, class_index: int | NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Class activation maps float32 (N, h, w) of one class, or of one an image (N,); None without any.
+
+        Softmax only sees differences of logits, so a cell counts for a class by what it adds to the class's logit less
+        the mean of what it adds to the others': of two classes the difference of both, and the map of one is the
+        negative of the other's. Above zero speaks for the class. The mean of the map and a constant of the version,
+        its biases, is log p of the class less the mean log p of the others, before the temperature.
+        """
+        if self.contributions is None:
+            return None
+        count, classes = self.contributions.shape[:2]
+        chosen = self.contributions[np.arange(count), np.broadcast_to(class_index, count)]
+        others = (self.contributions.sum(axis=1, dtype=np.float64) - chosen) / (classes - 1)
+        return np.asarray(chosen - others, np.float32)
+
+
 class LoadedModel:
     """One version, compiled. Safe to call from several threads at once."""
 
@@ -36,24 +70,47 @@ class LoadedModel:
         self.sha256 = artifact.sha256
         self.classes: tuple[str, ...] = tuple(artifact.manifest["classes"])
         self.image_size = int(artifact.manifest["image_size"])
-        self._compiled = _compile(artifact.openvino_xml)
+        self.temperature = float(artifact.manifest["temperature"])
+        self._compiled, self.grid = _compile(artifact.openvino_xml)
+        # The outputs for no images at all.
+        self._none = [np.zeros((0, *_shape_of_one(output)), np.float32) for output in self._compiled.outputs]
         self._idle: list[Any] = []
 
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Probabilities float64 (N, C), rows summing to 1, for grey images uint8 (N, S, S).
+    @property
+    def has_maps(self) -> bool:
+        """Whether the network has class activation maps."""
+        return self.grid is not None
 
-        Raises ValueError when the images are not of the model's size and type.
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Raw probabilities float64 (N, C), rows summing to 1, for grey images uint8 (N, S, S).
+
+        As the network gave them, for statistics; what a user is told comes from `answer` or `read`. Raises ValueError
+        when the images are not of the model's size and type.
         """
+        return _normalised(self._infer(images)[0])
+
+    def answer(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Probabilities as of `predict`, after the version's temperature: the ones to show and to decide by."""
+        return with_temperature(self.predict(images), self.temperature)
+
+    def read(self, images: NDArray[np.uint8]) -> Reading:
+        """Probabilities and class activation maps of grey images uint8 (N, S, S). Raises ValueError as `predict`."""
+        outputs = self._infer(images)
+        raw = _normalised(outputs[0])
+        contributions = outputs[1] if self.has_maps else None
+        return Reading(raw, with_temperature(raw, self.temperature), contributions, self.grid)
+
+    def _infer(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """Every output of the graph for all images: probabilities and, where the network has them, contributions."""
         if images.dtype != np.uint8 or images.shape[1:] != (self.image_size, self.image_size):
             raise ValueError(
                 f"The model takes uint8 images of {self.image_size} x {self.image_size} pixels, "
                 f"not {images.dtype} of {images.shape[1:]}."
             )
-        answers = [self._infer(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
-        probabilities = np.concatenate([np.zeros((0, len(self.classes))), *answers])
-        return np.asarray(probabilities / probabilities.sum(axis=1, keepdims=True), np.float64)
+        batches = [self._infer_batch(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+        return [np.concatenate(parts) for parts in zip(self._none, *batches, strict=True)]
 
-    def _infer(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def _infer_batch(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         # An infer request serves one call at a time; list.pop and list.append are atomic, so no lock is needed.
         try:
             request = self._idle.pop()
@@ -61,9 +118,15 @@ class LoadedModel:
             request = self._compiled.create_infer_request()
         try:
             request.infer([images[..., None].astype(np.float32) / np.float32(255)])
-            return np.array(request.get_output_tensor().data, np.float64)
+            # Copies: the next call overwrites the request's own arrays.
+            return [np.array(request.get_output_tensor(index).data) for index in range(len(self._none))]
         finally:
             self._idle.append(request)
+
+
+def _normalised(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    exact = probabilities.astype(np.float64)
+    return np.asarray(exact / exact.sum(axis=1, keepdims=True), np.float64)
 
 
 def load(folder: Path, sha256: str) -> LoadedModel:
@@ -78,11 +141,19 @@ def load(folder: Path, sha256: str) -> LoadedModel:
     return model
 
 
-def _compile(xml: Path) -> Any:
-    openvino = load_openvino()
+def _compile(xml: Path) -> tuple[Any, Grid | None]:
+    """The graph, compiled, with the maps as its second output where it has any; then also where their cells lie."""
+    core = load_openvino().Core()
+    graph = core.read_model(str(xml))
+    grid = add_map_output(graph)
     # Float32 throughout: on some processors OpenVINO would otherwise compute in bfloat16 and differ from training.
     options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    return openvino.Core().compile_model(str(xml), "CPU", options)
+    return core.compile_model(graph, "CPU", options), grid
+
+
+def _shape_of_one(output: Any) -> tuple[int, ...]:
+    """The shape of an output without its first axis, which counts the images."""
+    return tuple(size.get_length() for size in list(output.partial_shape)[1:])
 
 
 def _prove(model: LoadedModel, name: str) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from datasets.cache import SPLITS, PreparedData
-from inference import engine
+from inference import engine, maps
+from inference.activation import add_map_output
 from inference.engine import Engine, EngineError, LoadedModel, load
 from registry import artifacts
+from registry.openvino_runtime import load_openvino
 
 SIZE = 32
 
@@ -110,6 +112,219 @@ def test_many_threads_get_the_answers_of_one(version):
     np.testing.assert_allclose(answers, np.tile(expected, (4, 1)), atol=1e-6)
 
 
+# Class activation maps and the temperature.
+
+
+def save_changed(version, target: Path, **changes: object) -> str:
+    """A copy of the version with another manifest; its digest."""
+    original = artifacts.load(*version[:2])
+    return artifacts.save(
+        target,
+        manifest=original.manifest | changes,
+        weights=original.weights(),
+        openvino=original.openvino_xml.parent,
+        predictions={},
+    )
+
+
+def with_random_weights(architecture: str, size: int, classes: int):
+    """A network whose normalisations and biases are random too: new ones are zero and left out of the graph."""
+    from training.ml import architectures
+
+    model = architectures.build(architecture, image_size=size, classes=classes)
+    random = np.random.default_rng(3)
+    for variable in model.weights:
+        if variable.name in {"gamma", "beta", "bias", "moving_mean"}:
+            variable.assign(np.asarray(variable) + random.normal(0, 0.1, tuple(variable.shape)))
+    return model
+
+
+def save_untrained(model, folder: Path) -> LoadedModel:
+    """The network, saved as a version without a training, and loaded."""
+    from training.ml import export
+
+    export.to_openvino(model, folder / "graph")
+    manifest = {
+        "image_size": model.input_shape[1],
+        "classes": [f"class {number}" for number in range(model.output_shape[1])],
+        "temperature": 1.0,
+        "golden": export.golden(model),
+    }
+    digest = artifacts.save(
+        folder / "1",
+        manifest=manifest,
+        weights=export.weights_of(model),
+        openvino=folder / "graph",
+        predictions={},
+    )
+    return load(folder / "1", digest)
+
+
+def assert_maps_are_those_of_keras(model, loaded: LoadedModel) -> None:
+    """What Keras computes from the feature layer and the head's kernel: the class's column less the others' mean."""
+    import keras
+
+    images = artifacts.golden_images(9, 3, loaded.image_size)
+    both = keras.Model(model.input, [model.get_layer("features").output, model.output])
+    answers = both(images[..., None].astype(np.float32) / np.float32(255), training=False)
+    features, probabilities = (np.asarray(answer, np.float64) for answer in answers)
+    kernel, bias = (np.asarray(variable, np.float64) for variable in model.get_layer("head").weights)
+    reading = loaded.read(images)
+    for index in range(len(loaded.classes)):
+        expected = features @ over_others(kernel, index)
+        maps = reading.maps(index)
+        assert maps.dtype == np.float32 and maps.shape == expected.shape
+        np.testing.assert_allclose(maps, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+        # The identity that makes it a map of the decision: its mean and the bias are the logit, over the others'.
+        logit = over_others(np.log(probabilities), index)
+        identity = maps.mean(axis=(1, 2)) + over_others(bias, index)
+        np.testing.assert_allclose(identity, logit, atol=1e-4 * max(1, np.abs(logit).max()))
+    np.testing.assert_array_equal(reading.raw, loaded.predict(images))
+
+
+def over_others(values: np.ndarray, index: int) -> np.ndarray:
+    """The value of a class less the mean of the other classes', which are along the last axis."""
+    return values[..., index] - np.delete(values, index, axis=-1).mean(axis=-1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "EfficientNetB0",
+        "ResNet50",
+        "DenseNet121",
+        "VGG16",
+        "EfficientNetV2B0",
+        "MobileNetV3Small",
+        "ConvNeXtTiny",
+    ],
+)
+def test_the_maps_of_every_architecture_are_what_keras_computes_by_hand(tmp_path, architecture):
+    model = with_random_weights(architecture, 96, 3)
+    assert_maps_are_those_of_keras(model, save_untrained(model, tmp_path))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_maps_are_what_keras_computes_by_hand(tmp_path, classes):
+    model = with_random_weights("Custom_CNN", 128, classes)
+    assert_maps_are_those_of_keras(model, save_untrained(model, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["ResNet50", "MobileNetV3Small"])
+def test_cells_lie_where_the_pixels_are_that_move_them(tmp_path, architecture):
+    """The centre of the gradient of one cell by the pixels, of a network with random weights, is where it looks."""
+    import keras
+    import tensorflow as tf
+
+    from training.ml.export import to_openvino
+
+    model = with_random_weights(architecture, 224, 2)
+    to_openvino(model, tmp_path)
+    grid = add_map_output(load_openvino().Core().read_model(str(tmp_path / "model.xml")))
+    layer = keras.Model(model.input, model.get_layer("features").output)
+    image = tf.Variable(np.random.default_rng(0).random((1, 224, 224, 1), np.float32))
+    with tf.GradientTape() as tape:
+        cell = tf.reduce_sum(layer(image, training=False)[0, 3, 3])
+    influence = np.asarray(tape.gradient(cell, image))[0, :, :, 0].astype(np.float64) ** 2
+    centre = [(influence.sum(axis=axis) * (np.arange(224) + 0.5)).sum() / influence.sum() for axis in (1, 0)]
+    np.testing.assert_allclose(centre, grid.first + 3 * grid.step, atol=grid.step / 4)
+
+
+def blob(size: int, row: int, column: int, radius: int = 12) -> np.ndarray:
+    """A black picture uint8 (1, size, size) with a bright blob, its middle at this pixel."""
+    rows, columns = np.mgrid[:size, :size]
+    distance = (rows - row) ** 2 + (columns - column) ** 2
+    return np.rint(250 * np.exp(-distance / (2 * radius**2))).astype(np.uint8)[None]
+
+
+def brightness_network(size: int):
+    """A Custom_CNN with weights made by hand, which pass brightness on: the brighter a cell, the more class 1."""
+    from training.ml import architectures
+
+    model = architectures.build("Custom_CNN", image_size=size, classes=2)
+    for layer in model.layers:
+        if layer.name.endswith("convolution"):
+            middle = layer.kernel_size[0] // 2
+            layer.kernel.assign(
+                np.pad([[[[1.0]]]], [(middle, middle)] * 2 + [(0, n - 1) for n in layer.kernel.shape[2:]])
+            )
+    # Black comes as -2: lifted to zero, so that ReLU lets all brightness pass.
+    model.get_layer("stem_normalization").beta.assign([2.0] + [0.0] * 23)
+    head = model.get_layer("head").kernel
+    head.assign(np.pad([[-1.0, 1.0]], [(0, head.shape[0] - 1), (0, 0)]))
+    return model
+
+
+@pytest.fixture(scope="module")
+def brightness(tmp_path_factory):
+    return save_untrained(brightness_network(256), tmp_path_factory.mktemp("brightness"))
+
+
+@pytest.mark.parametrize(("row", "column"), [(128, 128), (64, 160), (190, 70), (100, 215), (40, 40)])
+def test_a_bright_blob_lights_up_where_it_is(brightness, row, column):
+    reading = brightness.read(blob(256, row, column))
+    seen = maps.evidence(reading.maps(1)[0], 256, reading.grid)
+    middle = [seen.sum(axis=axis) @ np.arange(256) / seen.sum() for axis in (1, 0)]
+    # A cell is 64 pixels wide here: nothing is known more exactly than half of it.
+    np.testing.assert_allclose(middle, (row, column), atol=reading.grid.step / 2 + 1)
+    assert not maps.evidence(reading.maps(0)[0], 256, reading.grid).any()
+
+
+def test_of_two_classes_the_maps_are_each_others_negatives(version):
+    reading = load(*version[:2]).read(radiographs(3))
+    np.testing.assert_array_equal(reading.maps(0), -reading.maps(1))
+
+
+def test_each_image_can_have_the_map_of_its_own_class(tmp_path):
+    loaded = save_untrained(with_random_weights("Custom_CNN", 128, 3), tmp_path)
+    reading = loaded.read(artifacts.golden_images(2, 3, 128))
+    chosen = np.array([2, 0, 1])
+    expected = [reading.maps(int(index))[number] for number, index in enumerate(chosen)]
+    np.testing.assert_array_equal(reading.maps(chosen), expected)
+
+
+def test_maps_of_any_number_of_images(version):
+    loaded = load(*version[:2])
+    images = radiographs(37)
+    reading = loaded.read(images)
+    assert loaded.has_maps and reading.contributions.shape == (37, 2, 1, 1)
+    np.testing.assert_allclose(reading.contributions[20:], loaded.read(images[20:]).contributions, atol=1e-6)
+    assert loaded.read(images[:0]).maps(1).shape == (0, 1, 1)
+
+
+def test_a_network_that_does_not_end_in_a_mean_and_a_head_answers_without_maps(version, tmp_path):
+    openvino = load_openvino()
+    from openvino import opset13 as operators
+
+    radiograph = operators.parameter([-1, SIZE, SIZE, 1], np.float32, name="radiograph")
+    flat = operators.reshape(radiograph, np.array([-1, SIZE * SIZE]), False)
+    weights = np.random.default_rng(1).normal(0, 0.1, (SIZE * SIZE, 2)).astype(np.float32)
+    graph = openvino.Model([operators.softmax(operators.matmul(flat, weights, False, False), 1)], [radiograph], "flat")
+    openvino.save_model(graph, str(tmp_path / "model.xml"), compress_to_fp16=False)
+    logits = artifacts.golden_images(1, 2, SIZE).reshape(2, -1) / 255 @ weights
+    outputs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    original = artifacts.load(*version[:2])
+    manifest = original.manifest | {"golden": {"seed": 1, "count": 2, "outputs": outputs.tolist()}}
+    digest = artifacts.save(tmp_path / "1", manifest=manifest, weights={}, openvino=tmp_path, predictions={})
+    loaded = load(tmp_path / "1", digest)
+    reading = loaded.read(radiographs(2))
+    assert not loaded.has_maps and reading.maps(1) is None and reading.grid is None
+    np.testing.assert_array_equal(reading.raw, loaded.predict(radiographs(2)))
+
+
+def test_answers_are_after_the_temperature_and_predictions_before_it(version, tmp_path):
+    raw = load(*version[:2]).predict(radiographs(3))
+    hot = load(tmp_path / "1", save_changed(version, tmp_path / "1", temperature=2.0))
+    np.testing.assert_allclose(hot.predict(radiographs(3)), raw, atol=1e-9)
+    expected = np.sqrt(raw) / np.sqrt(raw).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(hot.answer(radiographs(3)), expected, atol=1e-9)
+    reading = hot.read(radiographs(3))
+    np.testing.assert_allclose(reading.probabilities, expected, atol=1e-9)
+    np.testing.assert_allclose(reading.raw, raw, atol=1e-9)
+
+
 def copy(version, target: Path) -> Path:
     return Path(shutil.copytree(version[0], target))
 
@@ -125,17 +340,9 @@ def test_a_tampered_version_is_not_put_in_service(version, tmp_path, member):
 
 
 def test_a_graph_that_answers_differently_than_when_it_was_saved_is_not_put_in_service(version, tmp_path):
-    original = artifacts.load(*version[:2])
-    manifest = dict(original.manifest)
-    golden = manifest["golden"]
-    manifest["golden"] = {**golden, "outputs": [[p + 2e-4, q - 2e-4] for p, q in golden["outputs"]]}
-    digest = artifacts.save(
-        tmp_path / "1",
-        manifest=manifest,
-        weights=original.weights(),
-        openvino=original.openvino_xml.parent,
-        predictions={},
-    )
+    golden = artifacts.load(*version[:2]).manifest["golden"]
+    outputs = [[p + 2e-4, q - 2e-4] for p, q in golden["outputs"]]
+    digest = save_changed(version, tmp_path / "1", golden={**golden, "outputs": outputs})
     with pytest.raises(EngineError, match="does not compute here what it computed"):
         load(tmp_path / "1", digest)
 

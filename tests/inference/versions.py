@@ -34,7 +34,8 @@ def write_graph(folder: Path, slope: float = SLOPE) -> None:
     from openvino import opset13 as ops
 
     radiograph = ops.parameter([-1, IMAGE_SIZE, IMAGE_SIZE, 1], np.float32, name="radiograph")
-    brightness = ops.unsqueeze(ops.reduce_mean(radiograph, np.array([1, 2, 3]), keep_dims=False), np.array([1]))
+    # The radiograph is its own feature map of one channel, so that these versions have class activation maps too.
+    brightness = ops.reduce_mean(radiograph, np.array([1, 2]), keep_dims=False)
     weights = np.array([[-slope / 2, slope / 2]], np.float32)
     logits = ops.add(ops.matmul(brightness, weights, False, False), np.array([slope / 4, -slope / 4], np.float32))
     graph = openvino.Model([ops.softmax(logits, 1)], [radiograph], "brightness")
