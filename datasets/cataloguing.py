@@ -22,7 +22,7 @@ from xrayplatform.jobs import JobCancelled, JobError
 from . import decoding, findings, imaging, layouts, scanning
 from .layouts import MAX_IMAGE_PATH, Candidate, FolderFiles, FoundDataset, Problem
 from .models import (
-    CHECK_LABEL,
+    ABOUT_LABELS,
     Dataset,
     DatasetImage,
     FileProblem,
@@ -32,14 +32,15 @@ from .models import (
     Upload,
     patient_key,
     patient_key_fingerprint,
+    site_pseudonym,
 )
 
 BATCH = 500
 # A modification time that no file has: the next scan reads the file again.
 UNKNOWN_TIME = -1
 PROBLEMS_KEPT = 1000
-# To be raised when measures or fingerprints change, so that every image is measured anew.
-MEASURED = 2
+# To be raised when measures, fingerprints or attributes change, so that every image is measured anew.
+MEASURED = 3
 # Reasons that may be over although the file looks the same; a decoder may have been ended for want of memory.
 PASSING = frozenset({"changing", "unreadable", "timeout", "decoder-crashed"})
 # When more than this share of a larger dataset is gone, somebody unmounted a folder rather than removed the images.
@@ -47,7 +48,8 @@ MISSING_SHARE, MISSING_AT_LEAST = 0.5, 100
 LABELS = ("class_name", "source_split", "patient_key", "patient_source")
 KNOWN = ("pk", "path", "size", "mtime_ns", *LABELS)
 CONTENT = [
-    "folder", "size", "mtime_ns", "digest", *LABELS, "width", "height", "format", "measures", "fingerprint", "cluster",
+    "folder", "size", "mtime_ns", "digest", *LABELS, "width", "height", "format", "measures", "attributes",
+    "fingerprint", "cluster",
 ]  # fmt: skip
 
 # What a scan writes of a dataset. The choices of its users are not among it: they may choose while a scan runs.
@@ -288,8 +290,8 @@ class DatasetScan:
         )
 
     def _forget_doubts(self, paths: list[str]) -> None:
-        """What a model thought of other pixels, or of another label, says nothing of these."""
-        Finding.objects.filter(dataset=self.dataset, code=CHECK_LABEL, image__path__in=paths).delete()
+        """What a model or a person thought of other pixels, or of another label, says nothing of these."""
+        Finding.objects.filter(dataset=self.dataset, code__in=ABOUT_LABELS, image__path__in=paths).delete()
 
     def _save_problems(self) -> None:
         FileProblem.objects.bulk_create(
@@ -583,8 +585,16 @@ def _image_row(dataset: Dataset, record: scanning.Record) -> DatasetImage:
         height=record.height,
         format=record.format,
         measures=record.measures,
+        attributes=_attributes(record),
         fingerprint=record.fingerprint,
     )
+
+
+def _attributes(record: scanning.Record) -> dict[str, str]:
+    """What is known of the patient and the place, as little as groups need."""
+    site = site_pseudonym(record.institution) if record.institution else ""
+    found = {"sex": record.sex, "age": record.age, "site": site}
+    return {name: value for name, value in found.items() if value}
 
 
 def _problem_row(dataset: Dataset, candidate: Candidate, problem: Problem) -> FileProblem:

@@ -100,6 +100,9 @@ def _examined(path: Path) -> Answer:
         "height": found.height,
         "format": found.format,
         "patient": found.patient,
+        "institution": found.institution,
+        "sex": found.sex,
+        "age": found.age,
         "measures": measures,
         "fingerprint": base64.b64encode(duplicates.fingerprint(grey)).decode(),
     }

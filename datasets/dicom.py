@@ -9,6 +9,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from datetime import date
 from io import BytesIO
 from struct import Struct
 from typing import Any, Final
@@ -75,6 +76,12 @@ KEYWORDS: Final = [
     "BodyPartExamined",
     "PatientID",
     "IssuerOfPatientID",
+    "PatientSex",
+    "PatientAge",
+    "PatientBirthDate",
+    "AcquisitionDate",
+    "StudyDate",
+    "InstitutionName",
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "NumberOfFrames",
@@ -134,6 +141,9 @@ def _radiograph(data: bytes) -> Radiograph:
         pixels,
         burned_in=_word(dataset, "BurnedInAnnotation") == "YES",
         patient=_patient(dataset),
+        institution=" ".join(_text(dataset, "InstitutionName").split()) or None,
+        sex=_sex(dataset),
+        age=_age_band(dataset),
         study_uid=_uid(dataset, "StudyInstanceUID"),
         series_uid=_uid(dataset, "SeriesInstanceUID"),
         sop_uid=_uid(dataset, "SOPInstanceUID"),
@@ -594,3 +604,63 @@ def _patient(dataset: Dataset) -> str | None:
     number = str(dataset.get("PatientID") or "").strip()
     issuer = str(dataset.get("IssuerOfPatientID") or "").strip()
     return f"{issuer}|{number}" if number else None
+
+
+# --- Who is on the picture: only as much as groups need, and never a date ---------------------------------------------
+
+# First year of each band; the last has no end, because very old patients are few enough to be known by their age.
+AGE_BANDS: Final = {0: "0-17", 18: "18-39", 40: "40-59", 60: "60-79", 80: "80+"}
+# Nearly nobody is older: a birth date of 1 January 1900, or an age of 999 years, stands for an unknown one.
+MAX_AGE: Final = 110
+DAYS_OF_A_YEAR: Final = 365.25
+# Units of an age string (DICOM PS3.5 6.2, AS) in years.
+AGE_UNITS: Final = {"Y": 1, "M": 1 / 12, "W": 7 / DAYS_OF_A_YEAR, "D": 1 / DAYS_OF_A_YEAR}
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    """An element that no picture depends on, as text; "" when it is absent or cannot be read."""
+    try:
+        return str(dataset.get(keyword) or "").strip("\0 ")
+    except Exception:  # pydicom raises whatever it likes on a value that is not of its kind
+        return ""
+
+
+def _sex(dataset: Dataset) -> str:
+    sex = _text(dataset, "PatientSex").upper()
+    return sex if sex in ("F", "M", "O") else ""
+
+
+def _age_band(dataset: Dataset) -> str:
+    """The band of the age that the file states, else of that on the day of the picture; "" where neither is told."""
+    age = _stated_age(dataset)
+    if age is None:
+        age = _age_by_dates(dataset)
+    if age is None or not 0 <= age <= MAX_AGE:
+        return ""
+    return AGE_BANDS[max(first for first in AGE_BANDS if first <= age)]
+
+
+def _stated_age(dataset: Dataset) -> float | None:
+    stated = re.fullmatch(r"([0-9]{1,3})([DWMY])", _text(dataset, "PatientAge").upper())
+    if stated is None:
+        return None
+    # Rounded, because 216 twelfths must be 18.
+    return round(int(stated[1]) * AGE_UNITS[stated[2]], 6)
+
+
+def _age_by_dates(dataset: Dataset) -> int | None:
+    """Full years. The acquisition comes first: the date of a study may be that of a later import."""
+    born = _date(dataset, "PatientBirthDate")
+    taken = _date(dataset, "AcquisitionDate") or _date(dataset, "StudyDate")
+    if born is None or taken is None:
+        return None
+    return taken.year - born.year - ((taken.month, taken.day) < (born.month, born.day))
+
+
+def _date(dataset: Dataset, keyword: str) -> date | None:
+    """YYYYMMDD, or YYYY.MM.DD as files from before 1993 have it (DICOM PS3.5 6.2, DA)."""
+    found = re.fullmatch(r"([0-9]{4})(\.?)([0-9]{2})\2([0-9]{2})", _text(dataset, keyword))
+    try:
+        return date(int(found[1]), int(found[3]), int(found[4])) if found else None
+    except ValueError:
+        return None

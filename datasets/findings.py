@@ -13,7 +13,7 @@ from django.db import models, transaction
 from numpy.typing import NDArray
 
 from . import duplicates, patterns, quality
-from .models import CHECK_LABEL, COPIES, Dataset, DatasetImage, Decision, Finding
+from .models import ABOUT_LABELS, COPIES, Dataset, DatasetImage, Decision, Finding
 
 BATCH = 500
 EXAMPLES = 12
@@ -51,7 +51,7 @@ def refresh(dataset: Dataset, say: Say = lambda message: None) -> None:
     found += _telling(say, _near_duplicates(dataset, clusters.several))
     with transaction.atomic():
         dataset.lock("class_choices")
-        dataset.findings.exclude(code=CHECK_LABEL).delete()
+        dataset.findings.exclude(code__in=ABOUT_LABELS).delete()
         _save(dataset, found)
     say(JUDGING)
     dataset.write_conflicts()

@@ -7,7 +7,7 @@ from django import forms
 from xrayplatform.conditions import Condition
 
 from .enhancement import EXCLUSIVE, STEPS
-from .models import FIELD_LIMITS, IMAGE_SIZES, MAX_SEED, Dataset, Decision, Preparation
+from .models import COMMENT_LENGTH, FIELD_LIMITS, IMAGE_SIZES, MAX_SEED, Dataset, Decision, Preparation
 
 SHARE_LIMITS = FIELD_LIMITS["test_share"]
 
@@ -146,6 +146,14 @@ class DecideAllForm(forms.Form):
     code = forms.CharField(max_length=30, widget=forms.HiddenInput)
     action = forms.ChoiceField(choices=[*Decision.Action.choices, ("spare-one", "Keep one of each")])
     reason = forms.CharField(max_length=300)
+
+
+class FlagForm(forms.Form):
+    """Why a label is wrong, or that it is not after all."""
+
+    action = forms.ChoiceField(choices=[("flag", "The label is wrong"), ("withdraw", "Take back")])
+    suggestion = forms.CharField(max_length=200, required=False)
+    comment = forms.CharField(max_length=COMMENT_LENGTH, required=False)
 
 
 class DecisionForm(forms.Form):

@@ -460,7 +460,16 @@ CODES: Final[dict[str, Kind]] = {
         "A trained model reads this image differently than its label says. The model or the label may be wrong.",
         "Let a reader look at the image again. Correct the label only if the reader agrees with the model.",
     ),
+    "flagged-label": Kind(
+        "Label that a reader calls wrong",
+        "Somebody who looked at the image, often because a model misread it, says that its label is wrong.",
+        "Let a second reader look at it, best without knowing what the first one said. If the label is wrong, correct "
+        "it where the labels come from and scan again, or leave the image out. If it is right, keep it.",
+    ),
 }
+
+# Only what a model misread is looked at again, so that corrections move the figures in its favour.
+TEST_ADVICE: Final = " Correct what is wrong, but do not tidy up the test part until its figures please."
 
 
 @dataclass(frozen=True)

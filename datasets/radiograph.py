@@ -35,7 +35,8 @@ class Radiograph:
     `grey`; None where the file itself has no more than 8 bits. steps: what was done to the stored values, in words.
     colours: uint8 (n, n, 3), a grid of the pixels before they became grey; None for a grey file.
     burned_in: the file says that text is burned into its pixels. patient: issuer and PatientID; identifies a person,
-    so it must be hashed before it is stored.
+    so it must be hashed before it is stored. institution: the same holds for the hospital's name. sex: "F", "M", "O" or
+    "" where unknown. age: the band of years that the patient was in, see `dicom.AGE_BANDS`; "" where unknown.
     """
 
     grey: Bytes
@@ -45,6 +46,9 @@ class Radiograph:
     colours: Bytes | None = None
     burned_in: bool = False
     patient: str | None = None
+    institution: str | None = None
+    sex: str = ""
+    age: str = ""
     study_uid: str = ""
     series_uid: str = ""
     sop_uid: str = ""

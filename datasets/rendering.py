@@ -1,11 +1,16 @@
 """Pictures of a dataset's images for people: decoded in a process of its own, never stored."""
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from django.conf import settings
+from numpy.typing import NDArray
+from PIL import Image
 
 from . import decoding
 from .enhancement import STEPS
@@ -39,6 +44,15 @@ class View:
 def picture(image: DatasetImage, longest: int) -> bytes:
     """A PNG with at most `longest` pixels a side. Raises NotShown."""
     return base64.b64decode(_rendered(image, longest=longest)["picture"])
+
+
+def model_input(image: DatasetImage, size: int, fit: str, steps: Sequence[str]) -> NDArray[np.uint8]:
+    """What a model with such an input sees, uint8 (size, size). Raises NotShown, also for other pixels than scanned."""
+    answer = _rendered(image, longest=THUMBNAIL, size=size, fit=fit, steps=list(steps))
+    if answer["digest"] != image.digest:
+        raise NotShown("The file has other pixels than at the last scan.")
+    with Image.open(BytesIO(base64.b64decode(answer["input"])), formats=("PNG",)) as picture:
+        return np.asarray(picture, np.uint8)
 
 
 def view_of(image: DatasetImage) -> View:

@@ -20,11 +20,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Record:
-    """A readable radiograph. patient identifies a person: hash it before it is stored.
+    """A readable radiograph. patient identifies a person, institution a hospital: hash both before they are stored.
 
     path: POSIX, relative to the dataset. patient_source: "dicom", "csv", "folder" or "". digest: hex sha256 of the
     rendered pixels. mtime_ns: modification time in nanoseconds since 1970. measures: see `quality.measure`.
-    fingerprint: see `duplicates.fingerprint`.
+    fingerprint: see `duplicates.fingerprint`. sex, age: see `Radiograph`.
     """
 
     path: str
@@ -40,6 +40,9 @@ class Record:
     patient_source: str
     measures: dict[str, float]
     fingerprint: bytes
+    institution: str | None = None
+    sex: str = ""
+    age: str = ""
 
 
 def request(candidate: Candidate) -> dict[str, Any]:
@@ -68,6 +71,9 @@ def outcome(candidate: Candidate, answer: dict[str, Any]) -> Record | Problem:
         patient_source=source,
         measures=answer["measures"],
         fingerprint=base64.b64decode(answer["fingerprint"]),
+        institution=answer["institution"],
+        sex=answer["sex"],
+        age=answer["age"],
     )
 
 

@@ -6,7 +6,18 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from .enhancement import EXCLUSIVE, STEPS
-from .models import FIELD_LIMITS, IMAGE_SIZES, MAX_SEED, Dataset, DatasetImage, Decision, Finding, Preparation, Scan
+from .models import (
+    COMMENT_LENGTH,
+    FIELD_LIMITS,
+    IMAGE_SIZES,
+    MAX_SEED,
+    Dataset,
+    DatasetImage,
+    Decision,
+    Finding,
+    Preparation,
+    Scan,
+)
 from .names import shortened
 
 JOB_FIELDS = [
@@ -130,15 +141,28 @@ class DecideAllSerializer(serializers.Serializer):
     spare_one = serializers.BooleanField(default=False, help_text="of copies: keep the first, leave out the others")
 
 
+class FlagSerializer(serializers.Serializer):
+    """What speaks against a label."""
+
+    suggestion = serializers.CharField(
+        max_length=200, required=False, allow_blank=True, default="", help_text="the right class; empty: just wrong"
+    )
+    comment = serializers.CharField(max_length=COMMENT_LENGTH, required=False, allow_blank=True, default="")
+
+
 class FindingSerializer(serializers.ModelSerializer):
     path = serializers.CharField(source="image.path", read_only=True)
     class_name = serializers.CharField(source="image.class_name", read_only=True)
+    flagged_by = serializers.CharField(source="flagged_by.username", read_only=True, default=None)
     action = serializers.CharField(read_only=True, allow_null=True, default=None)
     reason = serializers.CharField(read_only=True, allow_null=True, default=None)
 
     class Meta:
         model = Finding
-        fields = ["id", "image", "path", "class_name", "code", "value", "detail", "action", "reason"]
+        fields = [
+            "id", "image", "path", "class_name", "code", "value", "detail", "suggestion", "flagged_by", "flagged_at",
+            "action", "reason",
+        ]  # fmt: skip
         read_only_fields = fields
 
 
@@ -147,12 +171,17 @@ class ImageSerializer(serializers.ModelSerializer):
 
     label = serializers.CharField(read_only=True)
     excluded = serializers.BooleanField(read_only=True)
+    attributes = serializers.DictField(
+        child=serializers.CharField(),
+        read_only=True,
+        help_text="what a DICOM file says: sex (F, M, O), age (in bands of years), site (a pseudonym)",
+    )
 
     class Meta:
         model = DatasetImage
         fields = [
             "id", "dataset", "path", "class_name", "label", "source_split", "size", "width", "height", "format",
-            "digest", "cluster", "measures", "excluded",
+            "digest", "cluster", "measures", "attributes", "excluded",
         ]  # fmt: skip
         read_only_fields = fields
 
@@ -167,7 +196,7 @@ class ImageDetailSerializer(ImageSerializer):
 
     @extend_schema_field(FindingSerializer(many=True))
     def get_findings(self, image: DatasetImage) -> Any:
-        return FindingSerializer(image.findings.with_decision(), many=True).data
+        return FindingSerializer(image.findings.with_decision().select_related("flagged_by"), many=True).data
 
 
 class StorageSerializer(serializers.Serializer):

@@ -22,6 +22,7 @@ urlpatterns = [
     path("images/<int:pk>/", images.image_detail, name="image-detail"),
     path("images/<int:pk>/thumbnail.png", images.image_thumbnail, name="image-thumbnail"),
     path("images/<int:pk>/decide/", images.image_decide, name="image-decide"),
+    path("images/<int:pk>/flag/", images.image_flag, name="image-flag"),
     path("upload/", uploads.upload_new, name="upload-new"),
     path("<int:pk>/upload/", uploads.upload_create, name="upload-create"),
     path("uploads/<int:pk>/", uploads.upload_detail, name="upload-detail"),

@@ -21,7 +21,7 @@ from xrayplatform.teams import visible
 from .. import rendering
 from ..models import Dataset, DatasetImage, Finding
 from ..names import MAX_IMAGE_PATH
-from ..serializers import DecideSerializer, FindingSerializer, ImageDetailSerializer, ImageSerializer
+from ..serializers import DecideSerializer, FindingSerializer, FlagSerializer, ImageDetailSerializer, ImageSerializer
 
 LISTED_BY = ("dataset", "class_name", "source_split", "cluster", "finding", "excluded", "code", "cursor")
 
@@ -49,6 +49,8 @@ class ImageViewSet(ReadOnlyModelViewSet):
         "retrieve": "datasets.view_datasetimage",
         "picture": "datasets.view_datasetimage",
         "decide": "datasets.curate_dataset",
+        "flag": "datasets.flag_datasetimage",
+        "withdraw_flag": "datasets.flag_datasetimage",
     }
 
     def get_queryset(self) -> QuerySet:
@@ -87,6 +89,23 @@ class ImageViewSet(ReadOnlyModelViewSet):
             image.decide(decision["code"], decision["action"], decision["reason"], by=request.user)
         return Response(ImageDetailSerializer(self.get_object()).data)
 
+    @extend_schema(request=FlagSerializer, responses=ImageDetailSerializer)
+    @action(detail=True, methods=["post"])
+    def flag(self, request: Request, pk: Any = None) -> Response:
+        """Say that the label is wrong, for a curator to judge. Changes no label."""
+        image = self.get_object()
+        given = FlagSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        image.flag_label(**given.validated_data, by=request.user)
+        return Response(ImageDetailSerializer(self.get_object()).data)
+
+    @extend_schema(responses=ImageDetailSerializer)
+    @flag.mapping.delete
+    def withdraw_flag(self, request: Request, pk: Any = None) -> Response:
+        """Take back that the label is wrong: who said so, or a curator."""
+        self.get_object().withdraw_flag(by=request.user)
+        return Response(ImageDetailSerializer(self.get_object()).data)
+
 
 class FindingFilter(django_filters.FilterSet):
     dataset = row_filter("dataset_id")
@@ -105,7 +124,7 @@ class FindingViewSet(ReadOnlyModelViewSet):
     permissions = {"list": "datasets.view_finding", "retrieve": "datasets.view_finding"}
 
     def get_queryset(self) -> QuerySet:
-        findings = Finding.objects.with_decision().select_related("image").defer("image__fingerprint")
+        findings = Finding.objects.with_decision().select_related("image", "flagged_by").defer("image__fingerprint")
         return visible(findings, "dataset__condition__team", self.request.user)
 
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:

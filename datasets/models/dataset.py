@@ -32,8 +32,9 @@ PROBLEMS_LISTED = 1000
 NAMES_PREVIEWED = 5000
 LABEL_CONFLICT = "label-conflict"
 NEAR_CONFLICT = "near-label-conflict"
-# Written by trainings, not by scans; a scan leaves them alone.
-CHECK_LABEL = "check-label"
+# Written by trainings and by people, not by scans; a scan leaves them alone.
+CHECK_LABEL, FLAGGED_LABEL = "check-label", "flagged-label"
+ABOUT_LABELS = (CHECK_LABEL, FLAGGED_LABEL)
 # Findings about copies, and what copies of one picture have in common.
 COPIES = {"exact-duplicate": "digest", "near-duplicate": "cluster"}
 # Images that one decision over the web may be about: others wait while it is written.
@@ -616,6 +617,13 @@ def patient_key(patient: str) -> str:
     """Pseudonym of a patient: HMAC-SHA256 under a key derived from SECRET_KEY; the id itself is never stored."""
     key = hashlib.sha256(b"patient-key" + settings.SECRET_KEY.encode()).digest()
     return hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def site_pseudonym(institution: str) -> str:
+    """Pseudonym of a hospital, such as "site 3f9a2c", by the same keyed hash, however its name is spaced and cased."""
+    name = " ".join(institution.casefold().split())
+    # No number of a patient has a NUL, so that no site has the beginning of a patient's pseudonym.
+    return f"site {patient_key('institution' + chr(0) + name)[:6]}"
 
 
 def patient_key_fingerprint() -> str:

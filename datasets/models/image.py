@@ -12,8 +12,14 @@ from xrayplatform import audit
 from xrayplatform.jobs import JobError
 from xrayplatform.teams import TeamScopedQuerySet
 
+from ..names import printable, shortened
 from ..quality import CODES, LABELS, Kind
-from .dataset import LABEL_CONFLICT, Dataset, checked_reason
+from .dataset import FLAGGED_LABEL, LABEL_CONFLICT, Dataset, checked_reason
+
+# What a DICOM file may say of the patient and the place, and the words for its codes of the sex.
+ATTRIBUTES = {"sex": "Sex", "age": "Age", "site": "Site"}
+COMMENT_LENGTH, DETAIL_LENGTH = 200, 800
+SEXES = {"F": "female", "M": "male", "O": "other"}
 
 
 class DatasetImageQuerySet(TeamScopedQuerySet):
@@ -74,6 +80,9 @@ class DatasetImage(models.Model):
     height = models.PositiveIntegerField()
     format = models.CharField(max_length=10)
     measures = models.JSONField(default=dict, help_text="what quality.measure found")
+    attributes = models.JSONField(
+        default=dict, help_text="sex, age band and site as a pseudonym, where a file has them"
+    )
     fingerprint = models.BinaryField(default=bytes, help_text="finds near-duplicates, whatever their rotation")
     cluster = models.BigIntegerField(null=True, help_text="near-duplicates share it: the row number of one of them")
 
@@ -87,6 +96,7 @@ class DatasetImage(models.Model):
             models.Index(fields=["dataset", "class_name"]),
             models.Index(fields=["dataset", "cluster"]),
         ]
+        permissions = [("flag_datasetimage", "Can say that the label of an image is wrong")]
 
     def __str__(self) -> str:
         return self.path
@@ -103,6 +113,12 @@ class DatasetImage(models.Model):
     def measure_rows(self) -> list[tuple[str, float]]:
         """What was measured, with its name in words."""
         return [(label, self.measures[name]) for name, label in LABELS.items() if name in self.measures]
+
+    @property
+    def attribute_rows(self) -> list[tuple[str, str]]:
+        """What the file says of the patient and the place, with its name, in words."""
+        rows = [(label, self.attributes.get(name, "")) for name, label in ATTRIBUTES.items()]
+        return [(label, SEXES.get(value, value)) for label, value in rows if value]
 
     @property
     def decisions(self) -> "models.QuerySet[Decision]":
@@ -152,6 +168,67 @@ class DatasetImage(models.Model):
             audit.record("image.withdraw", self, actor=by, before=old.to_json() | {"dataset": self.dataset.name})
             old.delete()
             self.dataset.write_conflicts(self.digest)
+        return True
+
+    # -- Labels that somebody calls wrong
+
+    @property
+    def other_labels(self) -> list[str]:
+        """What the image could be labelled as instead."""
+        return [name for name in self.dataset.classes if name != self.label]
+
+    def flag_label(self, suggestion: str, comment: str, *, by: Any, seen: str = "") -> "Finding":
+        """Say that the label is wrong, for a curator to judge. Changes no label. Raises JobError.
+
+        suggestion: the right class; "" for just wrong. seen: where it was noticed, in whole sentences.
+        """
+        if suggestion and suggestion not in self.other_labels:
+            others = ", ".join(self.other_labels)
+            raise JobError(f"{shortened(suggestion)} is none of the other classes.", f"There are: {others}.")
+        with transaction.atomic():
+            self.dataset.lock("class_choices", "classes")
+            earlier = self.label_flag
+            if earlier is not None:
+                raise JobError(f"{earlier.flagged_by or 'The command line'} has called this label wrong already.")
+            finding = self.findings.create(
+                dataset=self.dataset,
+                code=FLAGGED_LABEL,
+                detail=self._flag_in_words(suggestion, " ".join(printable(comment).split()), by, seen)[:DETAIL_LENGTH],
+                suggestion=suggestion,
+                flagged_by=by,
+                flagged_at=timezone.now(),
+            )
+            after = {"dataset": self.dataset.name, "label": self.label, "suggestion": suggestion}
+            audit.record("image.flag_label", self, actor=by, after=after | {"detail": finding.detail})
+        return finding
+
+    def _flag_in_words(self, suggestion: str, comment: str, by: Any, seen: str) -> str:
+        label = shortened(self.label or self.class_name)
+        right = f"this is {shortened(suggestion)}, not {label}" if suggestion else f"the label {label} is wrong"
+        told = f": {comment[:COMMENT_LENGTH]}" if comment else ""
+        end = "" if told.endswith((".", "!", "?")) else "."
+        return f"{by or 'The command line'} says that {right}{told}{end} {seen}".strip()
+
+    @property
+    def label_flag(self) -> "Finding | None":
+        """What somebody said who calls the label wrong."""
+        return self.findings.filter(code=FLAGGED_LABEL).select_related("flagged_by").first()
+
+    def withdraw_flag(self, *, by: Any) -> bool:
+        """Take back that the label is wrong. False when nobody said so. Raises JobError for who may not."""
+        with transaction.atomic():
+            self.dataset.lock("class_choices")
+            finding = self.label_flag
+            if finding is None:
+                return False
+            if not finding.can_be_withdrawn(by):
+                raise JobError(
+                    f"Only {finding.flagged_by or 'the command line'}, who said so, or a data scientist can take it "
+                    "back."
+                )
+            before = {"dataset": self.dataset.name, "detail": finding.detail}
+            audit.record("image.withdraw_flag", self, actor=by, before=before)
+            finding.delete()
         return True
 
 
@@ -207,13 +284,19 @@ class FindingQuerySet(models.QuerySet):
 
 
 class Finding(models.Model):
-    """A suspicion about one image, for a person to judge. Scans and trainings write it anew."""
+    """A suspicion about one image, for a person to judge. Scans and trainings write theirs anew, people say theirs.
+
+    suggestion, flagged_by, flagged_at: of a label that somebody calls wrong.
+    """
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="findings")
     image = models.ForeignKey(DatasetImage, models.CASCADE, related_name="findings")
     code = models.CharField(max_length=30)
     value = models.FloatField(null=True)
-    detail = models.CharField(max_length=400, blank=True)
+    detail = models.CharField(max_length=DETAIL_LENGTH, blank=True)
+    suggestion = models.CharField(max_length=200, blank=True)
+    flagged_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+    flagged_at = models.DateTimeField(null=True)
 
     objects = FindingQuerySet.as_manager()
 
@@ -229,6 +312,12 @@ class Finding(models.Model):
     def kind(self) -> Kind:
         """What the finding is called, what it means and what to do."""
         return CODES[self.code]
+
+    def can_be_withdrawn(self, user: Any) -> bool:
+        """Whether the user (None: the command line) may take back what somebody said of a label."""
+        if self.code != FLAGGED_LABEL:
+            return False
+        return user is None or self.flagged_by_id == user.pk or user.has_perm("datasets.curate_dataset")
 
 
 class Decision(models.Model):

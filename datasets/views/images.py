@@ -16,7 +16,7 @@ from xrayplatform.access import allow
 from xrayplatform.jobs import JobError
 
 from .. import quality, rendering
-from ..forms import DecisionForm
+from ..forms import DecisionForm, FlagForm
 from ..models import Dataset, DatasetImage, Decision
 from ..names import MAX_IMAGE_PATH
 from .datasets import visible_dataset
@@ -82,7 +82,7 @@ def image_detail(request: HttpRequest, pk: int) -> HttpResponse:
     image = visible_image(request, pk)
     view = rendering.view_of(image)
     audit.record("image.view", image, actor=request.user, after={"dataset": image.dataset.name})
-    findings = list(image.findings.with_decision())
+    findings = list(image.findings.with_decision().select_related("flagged_by"))
     codes = {finding.code for finding in findings}
     decisions = [decision for decision in image.decisions if decision.digest == image.digest]
     relatives = image.dataset.images.filter(cluster=image.cluster).exclude(pk=pk) if image.cluster else []
@@ -91,6 +91,7 @@ def image_detail(request: HttpRequest, pk: int) -> HttpResponse:
         "dataset": image.dataset,
         "view": view,
         "findings": findings,
+        "flag": next((finding for finding in findings if finding.flagged_at), None),
         "by_hand": next((decision for decision in decisions if decision.code == Decision.BY_HAND), None),
         # The finding is gone, because a training or a scan wrote them anew, but what was decided holds.
         "earlier": [decision for decision in decisions if decision.code not in codes | {Decision.BY_HAND}],
@@ -136,7 +137,7 @@ def image_decide(request: HttpRequest, pk: int) -> HttpResponse:
     form = DecisionForm(request.POST)
     if not form.is_valid():
         messages.warning(request, "Choose whether the image is left out or kept, and say why.")
-        return _back(request, image)
+        return back(request, image)
     data = form.cleaned_data
     try:
         if data["action"] == "withdraw":
@@ -146,10 +147,42 @@ def image_decide(request: HttpRequest, pk: int) -> HttpResponse:
         messages.success(request, f"Saved for {image.path}. The next preparation honours it.")
     except JobError as error:
         messages.warning(request, f"{error} {error.hint}")
-    return _back(request, image)
+    return back(request, image)
 
 
-def _back(request: HttpRequest, image: DatasetImage) -> HttpResponse:
+@allow("datasets.flag_datasetimage")
+@require_POST
+def image_flag(request: HttpRequest, pk: int) -> HttpResponse:
+    """Say that the label of the image is wrong, or take that back."""
+    image = visible_image(request, pk)
+    flag_or_withdraw(request, image)
+    return back(request, image)
+
+
+def flag_or_withdraw(request: HttpRequest, image: DatasetImage, seen: str = "") -> None:
+    """Do what the form on a page says, with a message about it. seen: where the label was noticed, in sentences."""
+    form = FlagForm(request.POST)
+    if not form.is_valid():
+        messages.warning(request, "Nothing was saved. Choose another class or none, and comment in one or two lines.")
+        return
+    data = form.cleaned_data
+    try:
+        if data["action"] == "withdraw":
+            image.withdraw_flag(by=request.user)
+            messages.success(request, f"Taken back for {image.path}.")
+        else:
+            image.flag_label(data["suggestion"], data["comment"], by=request.user, seen=seen)
+            messages.success(
+                request,
+                f"Noted for {image.path}. Its label stays as it is until a curator has looked at it in the quality "
+                "report.",
+            )
+    except JobError as error:
+        messages.warning(request, f"{error} {error.hint}")
+
+
+def back(request: HttpRequest, image: DatasetImage) -> HttpResponse:
+    """To the page that the form was on, or to the image's own."""
     target = request.POST.get("next", "")
     if target.startswith("/") and url_has_allowed_host_and_scheme(target, {request.get_host()}, request.is_secure()):
         return HttpResponseRedirect(target)

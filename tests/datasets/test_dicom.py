@@ -379,6 +379,105 @@ def test_the_patient_is_the_issuer_and_the_number():
     assert read(dicom(VALUES, PatientID="")).patient is None
 
 
+@pytest.mark.parametrize(
+    ("value", "sex"),
+    [("F", "F"), ("M", "M"), ("O", "O"), ("m", "M"), ("F ", "F"), ("", ""), (None, ""), ("U", ""), ("FEMALE", "")],
+)
+def test_the_sex_is_one_of_three_codes_or_unknown(value, sex):
+    assert read(dicom(VALUES, PatientSex=value)).sex == sex
+
+
+@pytest.mark.parametrize(
+    ("stated", "band"),
+    [
+        ("000Y", "0-17"),
+        ("017Y", "0-17"),
+        ("018Y", "18-39"),
+        ("039Y", "18-39"),
+        ("040Y", "40-59"),
+        ("060Y", "60-79"),
+        ("079Y", "60-79"),
+        ("080Y", "80+"),
+        ("103Y", "80+"),
+        ("45Y", "40-59"),
+        ("045y", "40-59"),
+        ("215M", "0-17"),
+        ("216M", "18-39"),
+        ("939W", "0-17"),
+        ("940W", "18-39"),
+        ("999D", "0-17"),
+    ],
+)
+def test_the_age_is_kept_as_a_band_of_years(stated, band):
+    assert read(dicom(VALUES, PatientAge=stated)).age == band
+
+
+@pytest.mark.parametrize(
+    "stated", ["", None, "045", "Y", "-45Y", "4.5Y", "045Q", "999Y", "forty", "0450Y", ["045Y", "046Y"]]
+)
+def test_an_age_that_cannot_be_meant_is_unknown(stated):
+    assert read(dicom(VALUES, PatientAge=stated)).age == ""
+
+
+@pytest.mark.parametrize(
+    ("born", "acquired", "study", "band"),
+    [
+        ("19800615", "20200614", None, "18-39"),
+        ("19800615", "20200615", None, "40-59"),
+        ("19800615", None, "20200615", "40-59"),
+        ("19800615", "", "20200615", "40-59"),
+        ("19800615", "19951231", "20200615", "0-17"),  # the study was registered anew, long after the picture
+        ("19800229", "20200228", None, "18-39"),
+        ("1980.06.15", "2020.06.15", None, "40-59"),
+        ("19100101", "20150101", None, "80+"),
+        ("19000101", "20200101", None, ""),  # stands for an unknown birthday
+        ("20200101", "19800101", None, ""),
+        ("19800231", "20200615", None, ""),
+        ("00000000", "20200615", None, ""),
+        ("1980.0615", "20200615", None, ""),
+        ("1980", "20200615", None, ""),
+        ("19800615", None, None, ""),
+        (None, "20200615", "20200615", ""),
+    ],
+)
+def test_without_a_stated_age_the_day_of_birth_and_that_of_the_picture_give_the_band(born, acquired, study, band):
+    found = read(dicom(VALUES, PatientBirthDate=born, AcquisitionDate=acquired, StudyDate=study))
+
+    assert found.age == band
+
+
+def test_the_stated_age_comes_before_the_dates_and_a_malformed_one_behind_them():
+    dates = {"PatientBirthDate": "19800615", "StudyDate": "20200615"}
+
+    assert read(dicom(VALUES, PatientAge="065Y", **dates)).age == "60-79"
+    assert read(dicom(VALUES, PatientAge="old", **dates)).age == "40-59"
+
+
+def test_the_institution_is_its_name_without_the_spaces_around_and_in_it():
+    assert read(dicom(VALUES, InstitutionName=" North  Clinic ")).institution == "North Clinic"
+    assert read(dicom(VALUES, InstitutionName="  ")).institution is None
+    assert read(dicom(VALUES)).institution is None
+
+
+@pytest.mark.parametrize(
+    "keyword", ["PatientSex", "PatientAge", "PatientBirthDate", "StudyDate", "AcquisitionDate", "InstitutionName"]
+)
+@pytest.mark.parametrize("kind", [b"FD", b"US", b"AT", b"SQ", b"ZZ"])
+def test_what_only_groups_need_never_makes_a_file_unreadable(keyword, kind):
+    """The element is written as another kind of value than it is, of a length that this kind cannot have."""
+    tags = {"PatientBirthDate": "19800615", "StudyDate": "20200615", "AcquisitionDate": "20200615", "PatientSex": "F"}
+    plain = dicom(VALUES, PatientAge="045Y", InstitutionName="Clinic", **tags)
+    tag = pydicom.tag.Tag(keyword)
+    head = struct.pack("<HH", tag.group, tag.element)
+    at = plain.index(head)
+    length = struct.unpack_from("<H", plain, at + 6)[0]
+    value = plain[at + 8 : at + 8 + length]
+    size = struct.pack("<HL", 0, length - 1) if kind == b"SQ" else struct.pack("<H", length - 1)
+    damaged = plain[:at] + head + kind + size + value[:-1] + plain[at + 8 + length :]
+
+    assert read(damaged).digest == read(plain).digest
+
+
 def test_the_uids_and_the_body_part_are_kept():
     found = read(dicom(VALUES, BodyPartExamined="CHEST"))
 

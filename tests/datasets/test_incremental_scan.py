@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from io import StringIO
@@ -15,7 +16,17 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from datasets import cataloguing, decoding, layouts
-from datasets.models import Dataset, DatasetImage, Decision, FileProblem, Preparation, Scan, ScannedFolder, patient_key
+from datasets.models import (
+    Dataset,
+    DatasetImage,
+    Decision,
+    FileProblem,
+    Preparation,
+    Scan,
+    ScannedFolder,
+    patient_key,
+    site_pseudonym,
+)
 from datasets.tasks import run_preparation, run_scan
 from tests.datasets.files import dicom, encode, gradient, save
 from tests.datasets.test_scan import noise, scan, spy_on_reads
@@ -880,3 +891,64 @@ def test_of_a_patient_only_the_pseudonym_is_stored_whatever_the_source(folder):
     assert set(map(len, keys.values())) == {32}
     assert keys["NORMAL/a.dcm"] == patient_key("|HOSP-1")
     assert not [key for key in keys.values() if "HOSP" in key or "patient" in key]
+
+
+# -- What a file says of the patient and the place
+
+TOLD = {
+    "PatientSex": "F", "PatientBirthDate": "19510203", "StudyDate": "20200405", "InstitutionName": "St. Secret Clinic",
+}  # fmt: skip
+
+
+def save_film(path, seed=5, **tags):
+    return save(path, dicom(gradient(seed=seed).astype(np.uint16), **tags))
+
+
+def test_sex_age_band_and_the_sites_pseudonym_are_stored_and_nothing_that_identifies_anybody(folder):
+    fill(folder, 2)
+    save_film(folder / "NORMAL/a.dcm", **TOLD)
+    scan()
+    stored = {image.path: image.attributes for image in only().images.all()}
+    site = stored["NORMAL/a.dcm"]["site"]
+    assert stored.pop("NORMAL/a.dcm") == {"sex": "F", "age": "60-79", "site": site}
+    assert re.fullmatch("site [0-9a-f]{6}", site)
+    assert all(attributes == {} for attributes in stored.values())
+    everything = json.dumps(list(DatasetImage.objects.values()), default=str)
+    assert not [secret for secret in ("1951", "2020-04", "20200405", "Secret", "Doe") if secret in everything]
+
+
+def test_only_what_is_known_is_stored(folder):
+    fill(folder, 2)
+    save_film(folder / "NORMAL/a.dcm", PatientSex="X", PatientAge="060Y", InstitutionName="")
+    scan()
+    assert only().images.get(path="NORMAL/a.dcm").attributes == {"age": "60-79"}
+
+
+def test_a_hospital_has_one_pseudonym_however_its_name_is_written_and_another_under_another_key(settings):
+    site = site_pseudonym("North Clinic")
+    assert site_pseudonym("NORTH  clinic ") == site != site_pseudonym("South Clinic")
+    settings.SECRET_KEY = "another"
+    assert site_pseudonym("North Clinic") != site
+
+
+def test_a_corrected_header_changes_the_attributes_although_the_pixels_are_the_same(folder):
+    fill(folder, 2)
+    save_film(folder / "NORMAL/a.dcm", **TOLD)
+    scan()
+    save_film(folder / "NORMAL/a.dcm", PatientSex="M", PatientAge="030Y")
+    scan()
+    assert only().images.get(path="NORMAL/a.dcm").attributes == {"sex": "M", "age": "18-39"}
+
+
+def test_images_of_an_earlier_release_get_their_attributes_by_the_next_scan(folder, monkeypatch):
+    """An unchanged file is not read again, unless what is read of a file has become more."""
+    fill(folder, 2)
+    save_film(folder / "NORMAL/a.dcm", **TOLD)
+    monkeypatch.setattr(cataloguing, "MEASURED", cataloguing.MEASURED - 1)
+    scan()
+    DatasetImage.objects.update(attributes={})
+    scan()
+    assert only().images.get(path="NORMAL/a.dcm").attributes == {}
+    monkeypatch.undo()
+    scan()
+    assert only().images.get(path="NORMAL/a.dcm").attributes["sex"] == "F"

@@ -288,6 +288,20 @@ def test_a_view_that_cannot_be_recorded_shows_nothing(page, dataset, monkeypatch
             page(url)
 
 
+def test_sex_age_band_and_site_are_among_the_facts_where_they_are_known(page, dataset):
+    known, unknown = image_of(dataset, "PNEUMONIA/film.dcm"), image_of(dataset, "NORMAL/plain.jpg")
+    assert re.fullmatch("site [0-9a-f]{6}", known.attributes["site"])
+    known.attributes |= {"sex": "F", "age": "40-59"}
+    known.save()
+    content = page(known.get_absolute_url()).content.decode()
+    for label, value in (("Sex", "female"), ("Age", "40-59"), ("Site", known.attributes["site"])):
+        assert f"<dt>{label}</dt><dd>{value}</dd>" in content
+    assert page(reverse("api:image-detail", args=[known.pk])).json()["attributes"] == known.attributes
+    content = page(unknown.get_absolute_url()).content.decode()
+    assert not re.search("<dt>(Sex|Age|Site)</dt>", content)
+    assert page(reverse("api:image-detail", args=[unknown.pk])).json()["attributes"] == {}
+
+
 def test_no_name_of_a_patient_is_anywhere(page, dataset, alice):
     image = image_of(dataset, "PNEUMONIA/film.dcm")
     image.decide("by-hand", "exclude", "test", by=alice)

@@ -1,14 +1,14 @@
 """Predictions of a trained network on its validation and test images, and the figures they give."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datasets.cache import PreparedData
-from registry import statistics
+from registry import calibration, statistics
 from training.ml import pipeline
 
 # Enough to look through in a quarter of an hour.
@@ -17,7 +17,7 @@ MOST_DOUBTED: Final = 50
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """Rows of the cache and, for each, label, group and probabilities float64 (N, C)."""
+    """Rows of the cache and, for each, label, group and what the network answered: probabilities float64 (N, C)."""
 
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
@@ -27,10 +27,14 @@ class SplitPredictions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of validation and test, at the threshold that validation chose (None for more than two classes)."""
+    """Figures of validation and test, of probabilities at the temperature and the threshold that validation chose.
+
+    threshold: None for more than two classes.
+    """
 
     validation: SplitPredictions
     test: SplitPredictions
+    temperature: float
     threshold: float | None
     metrics: dict[str, dict[str, Any]]
 
@@ -43,17 +47,18 @@ class Evaluation:
 def evaluate(model: Any, data: PreparedData, batch_size: int, between: Callable[[float], None]) -> Evaluation:
     """Predict validation and test and compute their figures.
 
-    The test images have no part in any choice: the threshold comes from validation. `between` is called after each
-    batch with the share done; what it raises ends the evaluation.
+    The test images have no part in any choice: temperature and threshold come from validation. `between` is called
+    after each batch with the share done; what it raises ends the evaluation.
     """
     total = len(data.indices("validation")) + len(data.indices("test"))
     validation = _split(model, data, "validation", batch_size, lambda done: between(done / total))
     before = len(validation.rows)
     test = _split(model, data, "test", batch_size, lambda done: between((before + done) / total))
-    threshold = choose_threshold(validation, data)
+    temperature = calibration.fit_temperature(validation.labels, validation.probabilities)
+    threshold = choose_threshold(validation, data, temperature)
     splits = {"validation": validation, "test": test}
-    metrics = {name: _metrics(split, data, threshold) for name, split in splits.items()}
-    return Evaluation(validation, test, threshold, metrics)
+    metrics = {name: _metrics(split, data, temperature, threshold) for name, split in splits.items()}
+    return Evaluation(validation, test, temperature, threshold, metrics)
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,11 @@ def doubts(
     count = max(len(data.indices("train")), 1)
     train = _split(model, data, "train", batch_size, lambda done: between(done / count))
     splits = {"train": train, "validation": evaluation.validation, "test": evaluation.test}
-    found = [doubt for name, split in splits.items() for doubt in _doubts_of(name, split, data.classes)]
+    calibrated = {
+        name: replace(split, probabilities=calibration.with_temperature(split.probabilities, evaluation.temperature))
+        for name, split in splits.items()
+    }
+    found = [doubt for name, split in calibrated.items() for doubt in _doubts_of(name, split, data.classes)]
     return sorted(found, key=lambda doubt: (-doubt.loss, doubt.row))[:MOST_DOUBTED]
 
 
@@ -105,12 +114,13 @@ def _doubts_of(name: str, split: SplitPredictions, classes: tuple[str, ...]) -> 
     ]
 
 
-def choose_threshold(validation: SplitPredictions, data: PreparedData) -> float | None:
+def choose_threshold(validation: SplitPredictions, data: PreparedData, temperature: float) -> float | None:
     """The threshold for the positive class of two, chosen on validation; None for more classes."""
     if len(data.classes) != 2:
         return None
     positive = data.classes.index(data.positive_class)
-    return statistics.choose_threshold(validation.labels == positive, validation.probabilities[:, positive])
+    probabilities = calibration.with_temperature(validation.probabilities, temperature)
+    return statistics.choose_threshold(validation.labels == positive, probabilities[:, positive])
 
 
 def predict(
@@ -136,8 +146,11 @@ def _split(
     return SplitPredictions(rows, data.labels[rows], data.groups[rows], probabilities)
 
 
-def _metrics(split: SplitPredictions, data: PreparedData, threshold: float | None) -> dict[str, Any]:
+def _metrics(
+    split: SplitPredictions, data: PreparedData, temperature: float, threshold: float | None
+) -> dict[str, Any]:
     positive = data.positive_class if threshold is not None else None
+    probabilities = calibration.with_temperature(split.probabilities, temperature)
     return statistics.classification_metrics(
-        split.labels, split.probabilities, data.classes, positive, threshold, ordinal=data.ordinal
+        split.labels, probabilities, data.classes, positive, threshold, ordinal=data.ordinal
     )

@@ -26,8 +26,11 @@ GOLDEN_COUNT = 4
 _LIBRARIES = ("tensorflow", "keras", "numpy", "openvino", "safetensors")
 
 
-def save_version(trained: "Trained", data: PreparedData, folder: Path) -> str:
-    """Write the model version that `trained` is into `folder` (see registry.artifacts) and return its digest."""
+def save_version(trained: "Trained", data: PreparedData, folder: Path, about_data: dict[str, Any] | None = None) -> str:
+    """Write the model version that `trained` is into `folder` (see registry.artifacts) and return its digest.
+
+    about_data: counts of the images and patients, for the model card; no names.
+    """
     manifest = {
         "architecture": trained.architecture_id,
         "image_size": data.image_size,
@@ -35,13 +38,14 @@ def save_version(trained: "Trained", data: PreparedData, folder: Path) -> str:
         "positive_class": data.positive_class if len(data.classes) == 2 else None,
         "preprocessing": data.pipeline,
         "threshold": trained.evaluation.threshold,
-        "temperature": 1.0,
+        "temperature": trained.evaluation.temperature,
         "metrics": trained.evaluation.metrics,
         "configuration": trained.configuration.to_json(),
         "initial_weights": trained.initial_weights,
         "history": trained.history,
         "best_epoch": trained.best_epoch,
         "dataset_digest": data.digest,
+        "data": about_data or {},
         "environment": environment(),
         "golden": golden(trained.model),
     }

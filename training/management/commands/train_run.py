@@ -17,10 +17,12 @@ from django.db import DatabaseError, close_old_connections, transaction
 from django.utils import timezone
 
 from datasets.cache import CacheError, PreparedData, open_cache
+from datasets.quality import TEST_ADVICE
 from registry.artifacts import ArtifactError, load
-from registry.models import ModelVersion
+from registry.models import Measured, ModelVersion
 from training import independence
 from training.configurations import Configuration
+from training.measured import about_data, measured
 from training.ml.control import Cancelled, Paused, Stop, TrainingFailed
 from training.models import EpochMetric, TrainingRun
 from training.models.run import DISK_WAIT
@@ -40,7 +42,6 @@ RETRY_EVERY_SECONDS = 2.0
 SILENCE_SECONDS = 110.0
 DISK_ADVICE = "Free some disk space where the models are kept, or ask an administrator; the training goes on by itself."
 READ_ADVICE = "See whether the disks of models and datasets are there and can be written, then let the run go on."
-TEST_ADVICE = " Correct what is wrong, but do not tidy up the test part until its figures please."
 
 
 class Command(BaseCommand):
@@ -307,8 +308,9 @@ def _register(run: TrainingRun, trained: Any, data: PreparedData, stop: StopChec
     staged = run.staging_folder
     # Part of the figures, so that they never stand without it.
     trained.evaluation.metrics["test"]["warnings"] += independence.warnings_of(run.initial_version, run.preparation)
-    sha256 = save_version(trained, data, staged)
+    sha256 = save_version(trained, data, staged, about_data(run.preparation))
     manifest = load(staged, sha256).manifest
+    figures = _measured(run, trained)
     if stop.ask() is Stop.CANCEL:
         raise Cancelled("The training was cancelled.")
     preparation = run.preparation
@@ -319,6 +321,7 @@ def _register(run: TrainingRun, trained: Any, data: PreparedData, stop: StopChec
             sha256=sha256,
             manifest=manifest,
             by=run.created_by,
+            measured=figures,
             dataset_name=preparation.dataset.name,
             dataset_digest=preparation.dataset_digest,
             split_digest=preparation.split_digest,
@@ -329,6 +332,15 @@ def _register(run: TrainingRun, trained: Any, data: PreparedData, stop: StopChec
         run.write(version=version, initial_weights=trained.initial_weights[:100])
         run.succeed(f"Version {version.number} of {version.condition}", after={"version": str(version)})
     _write_doubts(run, trained)
+
+
+def _measured(run: TrainingRun, trained: Any) -> list[Measured]:
+    """The evaluations. Without them, should one fail, the version still is worth its hours; they can be made later."""
+    try:
+        return measured(run, trained)
+    except Exception:
+        logger.exception("The reports of run %s could not be made", run.pk)
+        return []
 
 
 def _write_doubts(run: TrainingRun, trained: Any) -> None:
