@@ -1,6 +1,6 @@
-"""The registry: immutable model versions, and which one is in service for each condition."""
+"""Immutable model versions, and how one of them goes into service."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,11 @@ from xrayplatform import audit
 from xrayplatform.conditions import Condition
 from xrayplatform.teams import TeamScopedQuerySet
 
-from . import artifacts
+from .. import artifacts
+from ..reports import Question
+from .deployment import Activation, Deployment
+from .evaluation import Evaluation, Measured
+from .threshold_set import ThresholdSet
 
 # What another app wants to be proved of a version before it goes into service (inference: that it loads and answers
 # as it did when it was saved). A check raises ActivationError.
@@ -44,9 +48,19 @@ class ModelVersionQuerySet(TeamScopedQuerySet):
         return self.annotate(is_active=models.Exists(Deployment.objects.filter(active=models.OuterRef("pk"))))
 
     def register(
-        self, condition: Condition, staged: Path, *, sha256: str, manifest: dict[str, Any], by: Any, **fields: Any
+        self,
+        condition: Condition,
+        staged: Path,
+        *,
+        sha256: str,
+        manifest: dict[str, Any],
+        by: Any,
+        measured: Sequence[Measured] = (),
+        **fields: Any,
     ) -> "ModelVersion":
         """Give a staged artifact folder the condition's next number and move it into the registry.
+
+        measured: what it was measured on; these evaluations appear with it.
 
         The row, the folder and the audit entry appear together: the condition is locked until the commit, so that
         no number is given twice, and a folder that a crash left under an unused number is replaced.
@@ -78,6 +92,8 @@ class ModelVersionQuerySet(TeamScopedQuerySet):
             version.size = sum(path.stat().st_size for path in version.folder.rglob("*") if path.is_file())
             version.save()
             audit.record("version.register", version, actor=by, after={"sha256": sha256})
+            for one in measured:
+                Evaluation.objects.store(version, one, by=by)
         return version
 
 
@@ -149,17 +165,32 @@ class ModelVersion(models.Model):
         return Path(settings.MODEL_ROOT) / "registry" / self.condition.slug / str(self.number)
 
     @property
+    def question(self) -> Question:
+        """What it was trained to answer, and how its answers become decisions."""
+        return Question(
+            classes=tuple(self.classes),
+            positive_class=self.positive_class,
+            threshold=self.threshold,
+            temperature=self.temperature,
+            ordinal="quadratic_kappa" in self.metrics,
+        )
+
+    @property
     def curves(self) -> dict[str, list[Any]]:
         """The figures of the training's epochs, one list a quantity; empty for versions whose training kept none."""
         names = dict.fromkeys(name for row in self.history for name in row)
         return {name: [row.get(name) for row in self.history] for name in names}
 
-    def activate(self, *, by: Any, reason: str = "") -> "Deployment":
+    def activate(self, *, by: Any, reason: str = "", threshold_set: ThresholdSet | None = None) -> Deployment:
         """Put this version in service for its condition. Raises ActivationError and leaves things as they are.
+
+        threshold_set: where it decides; None for the threshold that its training chose.
 
         The files are verified before the transaction; then the deployment row is locked, so that of two managers who
         click at once the second sees the first's choice in the history.
         """
+        if threshold_set is not None and threshold_set.version_id != self.pk:
+            raise ActivationError(f"{threshold_set} belongs to another version than {self}.".capitalize())
         try:
             artifacts.load(self.folder, self.sha256)
             for check in ACTIVATION_CHECKS:
@@ -172,57 +203,30 @@ class ModelVersion(models.Model):
             if self.state == self.State.ARCHIVED:
                 raise ActivationError(f"{self} is archived. Only candidates and approved versions go into service.")
             deployment, _ = Deployment.objects.get_or_create(condition=self.condition)
-            before = deployment.active
-            if before == self:
+            before, threshold = deployment.active, deployment.threshold
+            if before == self and deployment.threshold_set == threshold_set:
                 return deployment
-            deployment.previous, deployment.active = before, self
+            if before != self:
+                deployment.previous, deployment.active = before, self
+            deployment.threshold_set = threshold_set
             deployment.epoch += 1
             deployment.save()
             Activation.objects.create(
-                condition=self.condition, from_version=before, to_version=self, by=by, reason=reason
+                condition=self.condition,
+                from_version=before,
+                to_version=self,
+                threshold_set=threshold_set,
+                by=by,
+                reason=reason,
             )
             audit.record(
                 "version.activate",
                 self,
                 actor=by,
-                before={"active": str(before) if before else None},
-                after={"active": str(self), "reason": reason},
+                before={"active": str(before) if before else None, "threshold": threshold},
+                after={"active": str(self), "threshold": deployment.threshold, "reason": reason},
             )
         return deployment
-
-
-class Deployment(models.Model):
-    """Which version of a condition is in service. Every process compares `epoch` to know when to swap."""
-
-    condition = models.OneToOneField(Condition, models.PROTECT, related_name="deployment")
-    active = models.ForeignKey(ModelVersion, models.PROTECT, null=True, related_name="+")
-    previous = models.ForeignKey(ModelVersion, models.PROTECT, null=True, related_name="+")
-    epoch = models.PositiveIntegerField(default=0)
-
-    def __str__(self) -> str:
-        return f"{self.condition}: {self.active or 'nothing in service'}"
-
-
-class Activation(models.Model):
-    """The history of what was in service; rows are only ever added."""
-
-    condition = models.ForeignKey(Condition, models.PROTECT, related_name="activations")
-    at = models.DateTimeField(auto_now_add=True)
-    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
-    from_version = models.ForeignKey(ModelVersion, models.PROTECT, null=True, related_name="+")
-    to_version = models.ForeignKey(ModelVersion, models.PROTECT, related_name="activations")
-    reason = models.CharField(max_length=500, blank=True)
-
-    class Meta:
-        ordering = ["-pk"]
-
-    def __str__(self) -> str:
-        return f"{self.at:%Y-%m-%d %H:%M} {self.to_version}"
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        if not self._state.adding:
-            raise TypeError("The history of activations is never changed.")
-        super().save(*args, **kwargs)
 
 
 def staging_folder(name: str) -> Path:

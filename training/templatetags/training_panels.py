@@ -4,7 +4,7 @@ from typing import Any
 
 from django import template
 
-from training.configurations import PRESETS
+from training.configurations import OPTIONS, PRESETS
 from training.hints import SIGNS, WHAT_TO_DO
 from training.models import TrainingRun, TrainingRunQuerySet
 
@@ -41,6 +41,18 @@ def any_trained(context: template.Context) -> bool:
 @register.filter
 def preset_label(preset: str) -> str:
     return PRESETS[preset].label if preset in PRESETS else preset
+
+
+@register.filter
+def option_label(key: str, fallback: str) -> str:
+    """What pages call an option of a configuration; the fallback for what is none."""
+    return OPTIONS[key].label if key in OPTIONS else fallback
+
+
+@register.simple_tag
+def option_words(key: str, value: Any, fallback: str) -> str:
+    """The value of an option in words; the fallback for what is no option, or was none when it was stored."""
+    return OPTIONS[key].words(value) if key in OPTIONS and (value is not None or OPTIONS[key].empty) else fallback
 
 
 @register.simple_tag

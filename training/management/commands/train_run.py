@@ -307,7 +307,9 @@ def _register(run: TrainingRun, trained: Any, data: PreparedData, stop: StopChec
     _patiently(lambda: run.write(phase="saving", message="Saving the version", progress_at=timezone.now()))
     staged = run.staging_folder
     # Part of the figures, so that they never stand without it.
-    trained.evaluation.metrics["test"]["warnings"] += independence.warnings_of(run.initial_version, run.preparation)
+    trained.evaluation.metrics["test"]["warnings"] += independence.warnings_of(
+        run.initial_version, run.preparation, compare=True
+    )
     sha256 = save_version(trained, data, staged, about_data(run.preparation))
     manifest = load(staged, sha256).manifest
     figures = _measured(run, trained)
