@@ -4,7 +4,7 @@ import hashlib
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import models, transaction
@@ -18,7 +18,7 @@ from xrayplatform import audit
 from xrayplatform.conditions import Condition
 from xrayplatform.teams import TeamScopedQuerySet
 
-from .engine import Engine, EngineError, Served, load
+from ..engine import Engine, EngineError, Served, load
 
 # The compiled models of this process, one a condition.
 ENGINE = Engine()
@@ -51,16 +51,16 @@ class PredictionQuerySet(TeamScopedQuerySet):
         The image itself is not stored, only digests of its bytes and pixels.
         """
         start = time.perf_counter()
-        version, served = model_in_service(condition)
+        version, served, threshold = model_in_service(condition)
         radiograph = imaging.read(source)
         treatment = version.preprocessing
         pixels = imaging.model_input(radiograph, version.image_size, treatment["fit"], treatment.get("steps", ()))
-        probabilities = served.model.predict(pixels[None])[0]
+        probabilities = served.model.answer(pixels[None])[0]
         prediction = Prediction(
             version=version,
             probabilities=dict(zip(version.classes, map(float, probabilities), strict=True)),
-            threshold=version.threshold,
-            decision=decide(probabilities[None], version.classes, version.positive_class or None, version.threshold)[0],
+            threshold=threshold,
+            decision=decide(probabilities[None], version.classes, version.positive_class or None, threshold)[0],
             file_digest=hashlib.sha256(source).hexdigest(),
             image_digest=radiograph.digest,
             file_format=radiograph.format,
@@ -83,9 +83,18 @@ class PredictionQuerySet(TeamScopedQuerySet):
         return Analysis(prediction, imaging.to_png(pixels), (*radiograph.steps, *treated), notice)
 
 
-def model_in_service(condition: Condition) -> tuple[ModelVersion, Served]:
-    """The version that answers now and its compiled model; swapped when the deployment's epoch has moved on."""
-    deployment = Deployment.objects.select_related("active__condition").filter(condition=condition).first()
+class InService(NamedTuple):
+    """The version that answers, its compiled model, and from which probability on it calls the positive class."""
+
+    version: ModelVersion
+    served: Served
+    threshold: float | None
+
+
+def model_in_service(condition: Condition) -> InService:
+    """What answers now; swapped when the deployment's epoch has moved on. Raises NoActiveModel and EngineError."""
+    deployments = Deployment.objects.select_related("active__condition", "threshold_set")
+    deployment = deployments.filter(condition=condition).first()
     if deployment is None or deployment.active is None:
         raise NoActiveModel(
             f"No model is in service for {condition}. A model manager activates one under Model Management."
@@ -93,8 +102,15 @@ def model_in_service(condition: Condition) -> tuple[ModelVersion, Served]:
     active = deployment.active
     served = ENGINE.get(condition.slug, active.pk, deployment.epoch, lambda: load(active.folder, active.sha256))
     if served.version_id == active.pk:
-        return active, served
-    return ModelVersion.objects.select_related("condition").get(pk=served.version_id), served
+        return InService(active, served, deployment.threshold)
+    return _still_in_service(served)
+
+
+def _still_in_service(served: Served) -> InService:
+    """An older version, because the new one cannot be loaded: with the threshold that it had when it was activated."""
+    version = ModelVersion.objects.select_related("condition").get(pk=served.version_id)
+    last = version.activations.select_related("threshold_set", "to_version").first()
+    return InService(version, served, last.threshold if last else version.threshold)
 
 
 def prove(version: ModelVersion) -> None:

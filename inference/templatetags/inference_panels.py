@@ -1,8 +1,12 @@
 """The dashboard's view of the predictions."""
 
+from collections.abc import Iterable
+from statistics import median
 from typing import Any
 
 from django import template
+from django.db.models import F, Window
+from django.db.models.functions import RowNumber
 from django.utils import timezone
 
 from inference.models import Prediction
@@ -10,6 +14,8 @@ from inference.models import Prediction
 register = template.Library()
 
 SHOWN = 5
+# Answers behind a median time.
+TIMED = 100
 
 
 @register.inclusion_tag("inference/_panel.html", takes_context=True)
@@ -25,3 +31,14 @@ def predictions_panel(context: template.Context) -> dict[str, Any]:
 @register.simple_tag(takes_context=True)
 def any_predicted(context: template.Context) -> bool:
     return Prediction.objects.visible_to(context["request"].user).exists()
+
+
+@register.simple_tag
+def median_latencies(versions: Iterable[Any]) -> dict[int, float]:
+    """Milliseconds of the last answers of each version, from the file to the stored answer; of those that answered."""
+    newest = Window(RowNumber(), partition_by=F("version"), order_by=F("created_at").desc())
+    rows = Prediction.objects.filter(version__in=list(versions)).annotate(place=newest).filter(place__lte=TIMED)
+    times: dict[int, list[float]] = {}
+    for version, latency in rows.order_by().values_list("version", "latency_ms"):
+        times.setdefault(version, []).append(latency)
+    return {version: median(found) for version, found in times.items()}

@@ -13,10 +13,9 @@ from django.core.management import CommandError, call_command
 from django.urls import reverse
 
 from datasets import imaging
-from inference import models
 from inference.engine import Engine
-from inference.models import Prediction
-from registry.models import ActivationError, Deployment
+from inference.models import Prediction, prediction
+from registry.models import ActivationError, Deployment, Evaluation, ThresholdSet
 from tests.datasets.files import dicom, encode
 from tests.factories import ConditionFactory, PredictionFactory
 from tests.inference.versions import bright_probability, make_version
@@ -32,7 +31,7 @@ DARK, BRIGHT = np.full((64, 64), 40, np.uint8), np.full((64, 64), 220, np.uint8)
 def engine(monkeypatch):
     """Each test is a process that has no model loaded yet."""
     engine = Engine()
-    monkeypatch.setattr(models, "ENGINE", engine)
+    monkeypatch.setattr(prediction, "ENGINE", engine)
     return engine
 
 
@@ -106,6 +105,14 @@ def test_a_version_sees_new_images_with_the_preprocessing_of_its_training(chest,
     # Without the borders it is all bright; with them it would be half dark.
     assert prediction.probabilities["PNEUMONIA"] == pytest.approx(bright_probability(220 / 255), abs=1e-4)
     assert "Uniform dark or bright borders cropped" in page
+
+
+def test_an_answer_is_after_the_temperature_of_the_version(chest, send, alice):
+    make_version(chest, temperature=2.0).activate(by=alice)
+    send(png(BRIGHT))
+    raw = bright_probability(220 / 255)
+    expected = np.sqrt(raw) / (np.sqrt(raw) + np.sqrt(1 - raw))
+    assert Prediction.objects.get().probabilities["PNEUMONIA"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_threshold_of_the_version_decides(chest, send, alice):
@@ -352,7 +359,9 @@ def test_the_command_evaluate_measures_class_folders_and_lists_what_it_could_not
     told = {problem["path"]: problem["reason"] for problem in answer["errors"]}
     assert set(told) == {"OTHER", "NORMAL/letter.png"}
     assert "Not a class of this version (NORMAL, PNEUMONIA)" in told["OTHER"]
-    assert AuditEntry.objects.get(action="version.evaluate").after == {"n": 3}
+    evaluation = Evaluation.objects.get(pk=answer["evaluation"])
+    kept = {"evaluation": evaluation.pk, "kind": "external", "dataset": "new", "images": 3}
+    assert AuditEntry.objects.get(action="version.evaluate").after == kept
     assert not Prediction.objects.exists()
 
 
@@ -384,3 +393,29 @@ def test_a_user_named_on_the_command_line_needs_the_right(version, alice, audito
         call_command("predict", "chest", str(tmp_path / "film.png"), user="otto")
     call_command("predict", "chest", str(tmp_path / "film.png"), user="alice", stdout=StringIO())
     assert Prediction.objects.get().created_by == alice
+
+
+# -- The threshold in service
+
+
+def test_the_threshold_set_in_service_decides_and_its_activation_needs_no_restart(chest, version, alice, send):
+    send(png(BRIGHT))
+    strict = ThresholdSet.objects.add(version, 0.95, by=alice, reason="fewer false alarms", criterion="by hand")
+    assert Prediction.objects.first().decision == "PNEUMONIA"
+    version.activate(by=alice, reason="fewer false alarms", threshold_set=strict)
+    send(png(BRIGHT))
+    prediction = Prediction.objects.first()
+    assert prediction.probabilities["PNEUMONIA"] < 0.95
+    assert (prediction.threshold, prediction.decision) == (0.95, "NORMAL")
+
+
+def test_an_older_version_that_answers_instead_keeps_the_threshold_it_had(chest, version, alice, send):
+    strict = ThresholdSet.objects.add(version, 0.95, by=alice, reason="fewer false alarms", criterion="by hand")
+    version.activate(by=alice, threshold_set=strict)
+    send(png(BRIGHT))
+    contrary = make_version(chest, -8.0)
+    contrary.activate(by=alice)
+    (contrary.folder / "openvino" / "model.bin").write_bytes(b"spoilt")
+    send(png(BRIGHT))
+    newest = Prediction.objects.first()
+    assert (newest.version, newest.threshold, newest.decision) == (version, 0.95, "NORMAL")

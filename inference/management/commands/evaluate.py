@@ -1,132 +1,136 @@
-"""`manage.py evaluate CONDITION VERSION FOLDER`: test a version on class folders of new radiographs."""
+"""`manage.py evaluate CONDITION VERSION (--dataset NAME | FOLDER)`: measure a version on other images."""
 
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from django.core.management.base import CommandError
-from numpy.typing import NDArray
+from django.db import transaction
 
-from datasets import imaging
-from datasets.scanning import map_ahead
-from inference.engine import EngineError, LoadedModel, load
-from registry.models import ModelVersion
-from registry.statistics import classification_metrics
-from xrayplatform import audit
+from datasets.models import Dataset, Preparation
+from inference import folders
+from inference.engine import EngineError, load
+from inference.models import EvaluationRun
+from inference.tasks import run_evaluation
+from registry.models import Evaluation, ModelVersion
 from xrayplatform.commands import PlatformCommand
+from xrayplatform.jobs import JobError
 
-BATCH = 16
-FIGURES = ("accuracy", "auc", "precision", "recall", "f1", "quadratic_kappa")
-REPORTED = ("n", *FIGURES, "confusion_matrix", "classes")
+# As the key figures of versions are called, and as reports call them.
+FIGURES = {
+    "accuracy": "accuracy",
+    "auc": "auc",
+    "precision": "precision",
+    "recall": "sensitivity",
+    "f1": "f1",
+    "quadratic_kappa": "quadratic_kappa",
+}
 
 
 class Command(PlatformCommand):
-    permission = "registry.view_modelversion"
-    help = "Evaluate a model version on a folder with one subfolder a class."
+    permission = "inference.add_evaluationrun"
+    help = "Measure a model version on a dataset, or on a folder with one subfolder a class; the report is kept."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("condition", help="the condition's slug")
         parser.add_argument("version", type=int, help="the version's number")
-        parser.add_argument("folder", type=Path, help="class folders named as the version's classes")
+        parser.add_argument(
+            "folder", type=Path, nargs="?", help="class folders named as the version's classes, outside of the datasets"
+        )
+        parser.add_argument("--dataset", help="the dataset's path below DATASET_ROOT, instead of a folder")
+        parser.add_argument("--preparation", type=int, help="number of a preparation of the dataset")
+        parser.add_argument(
+            "--part",
+            choices=EvaluationRun.Part.values,
+            help="default: all images of the dataset, or with --preparation its test part",
+        )
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
+        if (options["folder"] is None) == (options["dataset"] is None):
+            raise CommandError("Name either a folder or, with --dataset, a dataset.")
+        if options["folder"] is not None and (options["preparation"] or options["part"]):
+            raise CommandError("A folder has no preparations and no parts; these go with --dataset.")
+        by = self.actor(options)
         try:
-            version = ModelVersion.objects.numbered(options["condition"], options["version"])
-            model = load(version.folder, version.sha256)
+            version = ModelVersion.objects.seen_by(by).numbered(options["condition"], options["version"])
+            if options["folder"] is not None:
+                evaluation, problems = self._of_folder(version, options["folder"], by)
+            else:
+                evaluation, problems = self._of_dataset(version, options, by)
         except (ModelVersion.DoesNotExist, EngineError) as error:
             raise CommandError(str(error)) from error
-        files, errors = _labelled_files(options["folder"], version.classes)
-        labels, probabilities = _predict(model, files, version, errors)
-        if not len(labels):
-            raise CommandError("Not one radiograph could be read in the class folders.")
-        metrics = classification_metrics(
-            labels,
-            probabilities,
-            version.classes,
-            version.positive_class or None,
-            version.threshold,
-            # Only versions whose classes are grades were measured by it.
-            ordinal="quadratic_kappa" in version.metrics,
-        )
-        audit.record("version.evaluate", version, actor=self.actor(options), after={"n": metrics["n"]})
-        return {name: metrics[name] for name in REPORTED if name in metrics} | {
-            "positive_class": version.positive_class or None,
-            "threshold": version.threshold,
-            "warnings": metrics["warnings"],
-            "errors": errors,
-        }
+        except JobError as error:
+            raise CommandError(f"{error} {error.hint}".strip()) from error
+        return _result(evaluation, problems)
+
+    def _of_folder(self, version: ModelVersion, folder: Path, by: Any) -> tuple[Evaluation, list[dict[str, str]]]:
+        measured, problems = folders.measure(version, load(version.folder, version.sha256), folder)
+        with transaction.atomic():
+            return Evaluation.objects.store(version, measured, by=by), problems
+
+    def _of_dataset(
+        self, version: ModelVersion, options: dict[str, Any], by: Any
+    ) -> tuple[Evaluation, list[dict[str, str]]]:
+        dataset = Dataset.objects.seen_by(by).named(options["dataset"])
+        preparation = _preparation(version, dataset, options)
+        part = options["part"] or ("all" if preparation is None else "test")
+        run = EvaluationRun.create(version, dataset, by, preparation=preparation, part=part)
+        run.listener = self.tell_progress
+        run_evaluation(run, run.attempt)
+        if run.evaluation is None:
+            raise JobError(run.error or run.message, run.hint)
+        return run.evaluation, run.problems
 
     def show(self, result: dict[str, Any]) -> None:
         self.stdout.write(f"{result['n']} radiographs, {len(result['errors'])} could not be read")
         for name in FIGURES:
             if name in result:
-                value = result[name]
-                self.stdout.write(f"  {name:16} {'not available' if value is None else f'{value:.3f}'}")
+                self.stdout.write(f"  {name:16} {_shown(result[name], result['intervals'][name])}")
         self.stdout.write("Confusion matrix (rows: true class, columns: decision)")
         for name, row in zip(result["classes"], result["confusion_matrix"], strict=True):
             self.stdout.write(f"  {name:24} " + " ".join(f"{count:6d}" for count in row))
+        for warning in result["warnings"]:
+            self.stdout.write(f"  ! {warning}")
+        self.stdout.write(f"Kept as evaluation {result['evaluation']}")
 
 
-def _labelled_files(folder: Path, classes: list[str]) -> tuple[list[tuple[Path, int]], list[dict[str, str]]]:
-    """Files with the index of their class; folders that are no class of the version are errors."""
-    if not folder.is_dir():
-        raise CommandError(f"{folder} is not a folder.")
-    numbers = {name.casefold(): number for number, name in enumerate(classes)}
-    files: list[tuple[Path, int]] = []
-    errors: list[dict[str, str]] = []
-    for sub in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        number = numbers.get(sub.name.casefold())
-        if number is None:
-            errors.append({"path": sub.name, "reason": f"Not a class of this version ({', '.join(classes)})."})
-            continue
-        files += [(path, number) for path in sorted(sub.iterdir()) if not path.name.startswith(".")]
-    if not files:
-        raise CommandError(f"{folder} has no files in folders named {', '.join(classes)}.")
-    return files, errors
+def _preparation(version: ModelVersion, dataset: Dataset, options: dict[str, Any]) -> Preparation | None:
+    """The one that is named; for a part without one the version's own, or else the newest. Raises JobError."""
+    number, part = options["preparation"], options["part"]
+    if number is not None:
+        preparation = dataset.preparations.filter(pk=number).first()
+        if preparation is None:
+            known = ", ".join(str(pk) for pk in dataset.preparations.values_list("pk", flat=True)) or "none"
+            raise JobError(f"{dataset} has no preparation {number}. Its preparations: {known}.")
+        return preparation
+    if part in (None, EvaluationRun.Part.ALL):
+        return None
+    finished = dataset.preparations.filter(state=Preparation.State.SUCCEEDED)
+    return finished.filter(split_digest=version.split_digest).first() or finished.first()
 
 
-def _predict(
-    model: LoadedModel, files: list[tuple[Path, int]], version: ModelVersion, errors: list[dict[str, str]]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    labels: list[int] = []
-    answers: list[NDArray[np.float64]] = []
-    for batch in _batches(_readable(files, version, errors)):
-        labels += [label for _, label in batch]
-        answers.append(model.predict(np.stack([pixels for pixels, _ in batch])))
-    return np.asarray(labels, np.int64), np.concatenate([np.zeros((0, len(version.classes))), *answers])
+def _result(evaluation: Evaluation, problems: list[dict[str, str]]) -> dict[str, Any]:
+    report = evaluation.report
+    figures = {name: report["metrics"][key] for name, key in FIGURES.items() if key in report["metrics"]}
+    return {
+        "evaluation": evaluation.pk,
+        "n": report["n"],
+        **{name: figure["value"] for name, figure in figures.items()},
+        "intervals": {
+            name: None if figure["value"] is None else [figure["low"], figure["high"]]
+            for name, figure in figures.items()
+        },
+        "confusion_matrix": report["confusion_matrix"],
+        "classes": report["classes"],
+        "positive_class": report["positive_class"] or None,
+        "threshold": report["threshold"],
+        "warnings": report["warnings"],
+        "errors": problems,
+    }
 
 
-def _readable(
-    files: list[tuple[Path, int]], version: ModelVersion, errors: list[dict[str, str]]
-) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    treatment = version.preprocessing
-    steps = tuple(treatment.get("steps", ()))
-    read = partial(_model_input, size=version.image_size, fit=treatment["fit"], steps=steps)
-    decoded = map_ahead(read, [path for path, _ in files])
-    for (path, label), pixels in zip(files, decoded, strict=True):
-        if isinstance(pixels, imaging.ImageError):
-            errors.append({"path": f"{path.parent.name}/{path.name}", "reason": str(pixels)})
-        else:
-            yield pixels, label
-
-
-def _model_input(path: Path, size: int, fit: str, steps: tuple[str, ...]) -> NDArray[np.uint8] | imaging.ImageError:
-    try:
-        return imaging.model_input(imaging.read(path), size, fit, steps)
-    except imaging.ImageError as error:
-        return error
-
-
-def _batches(items: Iterator[tuple[NDArray[np.uint8], int]]) -> Iterator[list[tuple[NDArray[np.uint8], int]]]:
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _shown(value: float | None, interval: list[float] | None) -> str:
+    if value is None or interval is None:
+        return "not available"
+    return f"{value:.3f} (95 % {interval[0]:.3f} to {interval[1]:.3f})"
