@@ -83,6 +83,7 @@ bench: setup
 	$(MANAGE) benchmark scan
 	$(MANAGE) benchmark prepare
 	$(MANAGE) benchmark train
+	$(MANAGE) benchmark evaluate
 
 screenshots: $(STAMPS)/dev $(STAMPS)/node
 	$(BIN)/python -m tests.journey.screenshots docs/screenshots

@@ -7,6 +7,7 @@ every other file, so the sha256 of the manifest, which the database keeps, cover
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ PREDICTIONS = "predictions.npz"
 OPENVINO = ("openvino/model.xml", "openvino/model.bin")
 MEMBERS = (WEIGHTS, *OPENVINO, PREDICTIONS)
 _GOLDEN_GRID = 8
+# Bytes; the safetensors library allows no larger one.
+_LARGEST_HEAD = 100_000_000
 
 
 class ArtifactError(Exception):
@@ -98,21 +101,42 @@ def save(
 
 def load(folder: Path, sha256: str) -> Artifact:
     """Verify a version folder against its digest and return it. Raises ArtifactError; nothing is used before."""
+    manifest = load_manifest(folder, sha256)
+    for member, expected in manifest["members"].items():
+        _verify(folder, member, expected)
+    return Artifact(folder, manifest, sha256)
+
+
+def load_manifest(folder: Path, sha256: str) -> dict[str, Any]:
+    """The manifest alone, verified; the other files, which may be large, are not read. Raises ArtifactError."""
     try:
         content = (folder / MANIFEST).read_bytes()
     except OSError as error:
         raise ArtifactError("missing", f"The files of version {folder.name} are not where they should be.") from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ArtifactError("changed", f"The manifest of version {folder.name} was changed after it was registered.")
-    manifest = json.loads(content)
+    manifest: dict[str, Any] = json.loads(content)
     if manifest["format"] > FORMAT:
         raise ArtifactError(
             "newer format",
             f"Version {folder.name} has format {manifest['format']}; this platform reads up to {FORMAT}. Upgrade it.",
         )
-    for member, expected in manifest["members"].items():
-        _verify(folder, member, expected)
-    return Artifact(folder, manifest, sha256)
+    return manifest
+
+
+def count_weights(folder: Path) -> int | None:
+    """How many numbers the weights of a version are, by the head of their file; None where it cannot be read.
+
+    A safetensors file begins with the length of its head (8 bytes, little-endian) and the head, JSON with each shape.
+    """
+    try:
+        with (folder / WEIGHTS).open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            head = json.loads(file.read(length)) if length <= _LARGEST_HEAD else {}
+        shapes = [entry["shape"] for name, entry in head.items() if name != "__metadata__"]
+        return sum(math.prod(shape) for shape in shapes) or None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def place(staged: Path, target: Path) -> None:

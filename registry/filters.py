@@ -6,8 +6,9 @@ import django_filters
 from django.db.models import Q, QuerySet
 
 from xrayplatform.conditions import Condition
+from xrayplatform.http import choice_filter, row_filter
 
-from .models import ModelVersion
+from .models import Evaluation, ModelVersion
 
 
 class ModelVersionFilter(django_filters.FilterSet):
@@ -35,3 +36,12 @@ class ModelVersionFilter(django_filters.FilterSet):
         words = Q(condition__name__icontains=value) | Q(condition__slug__icontains=value)
         words |= Q(architecture__icontains=value) | Q(dataset_name__icontains=value) | Q(sha256__startswith=value)
         return queryset.filter(words)
+
+
+class EvaluationFilter(django_filters.FilterSet):
+    version = row_filter("version")
+    kind = choice_filter(Evaluation.Kind.values)
+
+    class Meta:
+        model = Evaluation
+        fields = ["version", "kind", "images_digest"]

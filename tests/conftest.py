@@ -20,6 +20,7 @@ from tests.factories import (
     DatasetFactory,
     DatasetImageFactory,
     EpochMetricFactory,
+    EvaluationRunFactory,
     FindingFactory,
     ModelVersionFactory,
     PredictionFactory,
@@ -29,11 +30,13 @@ from tests.factories import (
     SearchFactory,
     SpeedTestFactory,
     TeamFactory,
+    ThresholdSetFactory,
     TrainingRunFactory,
     UploadFactory,
     UserFactory,
     put_cache,
 )
+from tests.registry.evaluations import make_evaluation
 from xrayplatform import audit
 from xrayplatform.teams import Team, sync_roles
 
@@ -159,6 +162,10 @@ def world(team: Team, settings: Any) -> SimpleNamespace:
         search=search,
         metric=metric,
         version=version,
+        evaluation=make_evaluation(version, preparation=preparation.pk, patients=10),
+        validation=make_evaluation(version, kind="validation", preparation=preparation.pk, patients=10, seed=1),
+        evaluation_run=EvaluationRunFactory(version=version, dataset=dataset),
+        threshold_set=ThresholdSetFactory(version=version),
         prediction=PredictionFactory(version=version),
         speed_test=SpeedTestFactory(),
         preset=SavedPresetFactory(team=team),

@@ -9,8 +9,8 @@ from django.utils import timezone
 
 from datasets.cache import FORMAT
 from datasets.models import Dataset, DatasetImage, Finding, Preparation, Scan, Upload
-from inference.models import Prediction
-from registry.models import ModelVersion
+from inference.models import EvaluationRun, Prediction
+from registry.models import ModelVersion, ThresholdSet
 from training.configurations import PRESETS
 from training.models import EpochMetric, SavedPreset, Search, SpeedTest, TrainingRun
 from xrayplatform.conditions import Condition
@@ -219,6 +219,25 @@ class ModelVersionFactory(factory.django.DjangoModelFactory):
     dataset_digest = "d" * 64
     split_digest = "s" * 64
     origin = "made in a test"
+
+
+class ThresholdSetFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = ThresholdSet
+
+    version = factory.SubFactory(ModelVersionFactory)
+    number = factory.Sequence(lambda n: n + 1)
+    threshold = 0.3
+    criterion = "by hand"
+    reason = "Fewer missed findings"
+
+
+class EvaluationRunFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = EvaluationRun
+
+    version = factory.SubFactory(ModelVersionFactory)
+    dataset = factory.SubFactory(DatasetFactory)
 
 
 class PredictionFactory(factory.django.DjangoModelFactory):

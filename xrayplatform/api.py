@@ -26,7 +26,8 @@ from datasets.api import (
     UploadViewSet,
 )
 from inference.api import PredictionViewSet
-from registry.api import ModelVersionViewSet
+from inference.evaluation_api import EvaluatedImagesViewSet, EvaluationRunViewSet
+from registry.api import EvaluationViewSet, ModelVersionViewSet
 from training.api import ArchitectureViewSet, RunViewSet
 from training.live_api import SpeedTestViewSet
 from training.preset_api import PresetViewSet
@@ -191,7 +192,10 @@ router.register("searches", SearchViewSet, "search")
 router.register("presets", PresetViewSet, "preset")
 router.register("speed-tests", SpeedTestViewSet, "speedtest")
 router.register("versions", ModelVersionViewSet, "version")
+router.register("evaluations", EvaluationViewSet, "evaluation")
 router.register("predictions", PredictionViewSet, "prediction")
+router.register("evaluation-runs", EvaluationRunViewSet, "evaluationrun")
+router.register("evaluated-images", EvaluatedImagesViewSet, "evaluatedimages")
 router.register("system", SystemViewSet, "system")
 router.register("notifications", NotificationViewSet, "notification")
 router.register("audit", AuditEntryViewSet, "auditentry")

@@ -27,19 +27,23 @@ VIEW = [
     "registry.view_modelversion",
     "registry.view_deployment",
     "registry.view_activation",
+    "registry.view_evaluation",
+    "registry.view_thresholdset",
     "inference.view_prediction",
+    "inference.view_evaluationrun",
 ]
 SYSTEM = ["xrayplatform.view_system"]
 
 # A role is a Django group; `sync_roles` gives it exactly these permissions. What is not listed is denied.
 ROLES: dict[str, list[str]] = {
-    "clinician": [*VIEW, "training.add_runnote", "inference.add_prediction"],
+    "clinician": [*VIEW, "datasets.flag_datasetimage", "training.add_runnote", "inference.add_prediction"],
     "data scientist": [
         *VIEW,
         *SYSTEM,
         "datasets.scan_dataset",
         "datasets.prepare_dataset",
         "datasets.curate_dataset",
+        "datasets.flag_datasetimage",
         "datasets.upload_dataset",
         "datasets.remove_pixels",
         "training.add_trainingrun",
@@ -47,6 +51,8 @@ ROLES: dict[str, list[str]] = {
         "training.cancel_trainingrun",
         "training.add_search",
         "training.add_speedtest",
+        "registry.add_thresholdset",
+        "inference.add_evaluationrun",
         "training.add_savedpreset",
         "training.change_savedpreset",
         "training.delete_savedpreset",
@@ -54,7 +60,10 @@ ROLES: dict[str, list[str]] = {
     "model manager": [
         *VIEW,
         *SYSTEM,
+        "datasets.flag_datasetimage",
         "registry.activate_modelversion",
+        "registry.add_thresholdset",
+        "inference.add_evaluationrun",
         "training.add_runnote",
         "training.cancel_trainingrun",
         "training.prioritise_trainingrun",
@@ -126,14 +135,13 @@ class TeamScopedQuerySet(models.QuerySet):
 
 def sync_roles() -> None:
     """Create the role groups and give each exactly the permissions of `ROLES` (run after migrate)."""
+    there = {
+        f"{permission.content_type.app_label}.{permission.codename}": permission
+        for permission in Permission.objects.select_related("content_type")
+    }
     for role, names in ROLES.items():
         group, _ = Group.objects.get_or_create(name=role)
-        group.permissions.set([_permission(name) for name in names])
-
-
-def _permission(name: str) -> Permission:
-    app_label, codename = name.split(".")
-    return Permission.objects.get(content_type__app_label=app_label, codename=codename)
+        group.permissions.set([there[name] for name in names])
 
 
 class RolePermission(BasePermission):

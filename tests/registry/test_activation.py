@@ -8,7 +8,7 @@ from django.core.management import CommandError, call_command
 from django.db import DatabaseError
 from django.urls import reverse
 
-from registry.models import Activation, ActivationError, Deployment
+from registry.models import Activation, ActivationError, Deployment, ThresholdSet
 from tests.factories import ConditionFactory
 from tests.inference.versions import make_version
 from xrayplatform import audit
@@ -62,8 +62,8 @@ def test_the_audit_log_says_what_was_in_service_before_and_after(served, bob):
     served[1].activate(by=bob, reason="fewer misses")
     entry = AuditEntry.objects.filter(action="version.activate").first()
     assert (entry.actor, entry.object_id) == (bob, str(served[1].pk))
-    assert entry.before == {"active": "chest v1"}
-    assert entry.after == {"active": "chest v2", "reason": "fewer misses"}
+    assert entry.before == {"active": "chest v1", "threshold": 0.4}
+    assert entry.after == {"active": "chest v2", "threshold": 0.6, "reason": "fewer misses"}
 
 
 def test_activating_what_is_in_service_already_changes_nothing(chest, served, alice):
@@ -164,7 +164,14 @@ def test_a_manager_activates_over_the_api(served, alice, client):
     client.force_login(alice)
     answer = client.post(reverse("api:version-activate", args=[served[1].pk]), {"reason": "better"})
     assert answer.status_code == 200
-    assert answer.json() == {"condition": "chest", "active": served[1].pk, "previous": served[0].pk, "epoch": 2}
+    assert answer.json() == {
+        "condition": "chest",
+        "active": served[1].pk,
+        "previous": served[0].pk,
+        "threshold": 0.6,
+        "threshold_set": None,
+        "epoch": 2,
+    }
 
 
 def test_the_api_answers_409_with_the_reason(served, alice, client):
@@ -178,7 +185,8 @@ def test_the_api_answers_409_with_the_reason(served, alice, client):
 def test_the_command_activates_and_prints_one_json_object(chest, served):
     out = StringIO()
     call_command("activate", "chest", "2", json=True, stdout=out)
-    assert json.loads(out.getvalue()) == {"condition": "chest", "active": 2, "previous": 1}
+    trained = {"threshold": 0.6, "threshold_set": None}
+    assert json.loads(out.getvalue()) == {"condition": "chest", "active": 2, "previous": 1} | trained
     assert in_service(chest) == (2, 2)
     assert AuditEntry.objects.filter(action="version.activate").first().channel == "command"
 
@@ -205,3 +213,84 @@ def test_the_command_reports_a_failure_as_json_with_a_bad_exit_status(chest, ser
     assert end.value.code == 1
     assert "chest v2 was not activated" in json.loads(out.getvalue())["error"]
     assert in_service(chest) == (1, 1)
+
+
+# -- At another threshold
+
+
+@pytest.fixture
+def point(served, alice):
+    return ThresholdSet.objects.add(served[0], 0.25, by=alice, reason="fewer misses", criterion="by hand")
+
+
+def test_the_version_in_service_goes_on_at_another_threshold(chest, served, alice, point):
+    deployment = served[0].activate(by=alice, reason="agreed on Monday", threshold_set=point)
+    assert (deployment.active, deployment.previous, deployment.threshold, deployment.epoch) == (
+        served[0],
+        None,
+        0.25,
+        2,
+    )
+    newest = Activation.objects.first()
+    assert (newest.from_version, newest.to_version, newest.threshold_set) == (served[0], served[0], point)
+    entry = AuditEntry.objects.filter(action="version.activate").first()
+    assert (entry.before["threshold"], entry.after["threshold"]) == (0.4, 0.25)
+
+
+def test_activating_without_a_set_goes_back_to_the_threshold_of_the_training(served, alice, point):
+    served[0].activate(by=alice, threshold_set=point)
+    deployment = served[0].activate(by=alice)
+    assert (deployment.threshold_set, deployment.threshold) == (None, 0.4)
+
+
+def test_a_threshold_set_of_another_version_is_refused(chest, served, alice, point):
+    with pytest.raises(ActivationError, match="belongs to another version"):
+        served[1].activate(by=alice, threshold_set=point)
+    assert in_service(chest) == (1, 1)
+
+
+def test_the_page_offers_the_sets_of_a_version_that_is_in_service(chest, served, alice, point, client):
+    client.force_login(alice)
+    page = client.get(served[0].get_absolute_url()).content.decode()
+    assert "As trained: 40.0 %" in page
+    assert "Set 1: 25.0 %, fewer misses" in page
+    assert "Put this threshold in service" in page
+    url = reverse("registry:version-activate", args=[served[0].pk])
+    page = client.post(url, {"threshold_set": point.pk, "reason": "agreed"}, follow=True).content.decode()
+    assert "from a probability of 25.0\xa0% (threshold set 1)" in page
+    assert "25.0\xa0% (set 1)" in page
+    assert "40.0\xa0% (as trained)" in page
+    assert Deployment.objects.get(condition=chest).threshold == 0.25
+
+
+def test_the_page_takes_no_threshold_set_of_another_version(chest, served, alice, point, client):
+    ThresholdSet.objects.add(served[1], 0.7, by=alice, reason="x", criterion="by hand")
+    client.force_login(alice)
+    url = reverse("registry:version-activate", args=[served[1].pk])
+    page = client.post(url, {"threshold_set": point.pk}, follow=True).content.decode()
+    assert "Select a valid choice" in page
+    assert in_service(chest) == (1, 1)
+
+
+def test_without_other_thresholds_the_version_in_service_offers_no_form(served, alice, client):
+    client.force_login(alice)
+    assert "/activate/" not in client.get(served[0].get_absolute_url()).content.decode()
+
+
+def test_the_api_activates_at_a_threshold_set_by_its_number(chest, served, alice, point, client):
+    client.force_login(alice)
+    url = reverse("api:version-activate", args=[served[0].pk])
+    answer = client.post(url, {"threshold_set": 1}).json()
+    assert (answer["threshold"], answer["threshold_set"]) == (0.25, 1)
+    refused = client.post(url, {"threshold_set": 7})
+    assert refused.status_code == 400
+    assert refused.json()["errors"] == {"threshold_set": ["chest v1 has no threshold set 7."]}
+
+
+def test_the_command_activates_at_a_threshold_set(chest, served, point):
+    out = StringIO()
+    call_command("activate", "chest", "1", threshold_set=1, stdout=out)
+    assert "It decides at a probability of 0.25 (threshold set 1)." in out.getvalue()
+    assert Deployment.objects.get(condition=chest).threshold_set == point
+    with pytest.raises(CommandError, match="chest v1 has no threshold set 2"):
+        call_command("activate", "chest", "1", threshold_set=2, stdout=StringIO())

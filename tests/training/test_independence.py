@@ -2,8 +2,16 @@
 
 import pytest
 
-from datasets.models import PreparedImage
-from tests.factories import ModelVersionFactory, PreparationFactory, TrainingRunFactory
+from datasets.duplicates import fingerprint
+from datasets.models import DatasetImage, PreparedImage
+from tests.datasets.test_duplicates import clouds
+from tests.factories import (
+    DatasetFactory,
+    DatasetImageFactory,
+    ModelVersionFactory,
+    PreparationFactory,
+    TrainingRunFactory,
+)
 from training.independence import warnings_of
 
 
@@ -64,3 +72,33 @@ def test_of_a_version_from_elsewhere_it_is_said_that_nobody_knows(first):
     imported = ModelVersionFactory(condition=first.dataset.condition)
     (said,) = warnings_of(imported, first)
     assert said.startswith(f"It is not known here which images {imported} learned from.")
+
+
+# -- Near-duplicates
+
+
+def scanned_with(dataset, **fingerprints):
+    """The images of a dataset as a scan stores them; the value is the number of the picture that they show."""
+    for name, picture in fingerprints.items():
+        image = DatasetImageFactory(
+            dataset=dataset, path=f"{name}.png", digest=name, fingerprint=fingerprint(clouds(picture))
+        )
+        DatasetImage.objects.filter(pk=image.pk).update(cluster=picture)
+
+
+def test_near_duplicates_in_the_same_dataset_count_as_its_scan_has_found_them(world):
+    scanned_with(world.dataset, a1=1, b1=2, c1=3, d1=1)
+    version = trained_on(prepared(world.dataset, train="a1", validation="b1", test="c1"))
+    (said,) = warnings_of(version, prepared(world.dataset, train="b1", validation="c1", test="d1"))
+    assert "patients or copies of 1 of the 1 test images" in said
+
+
+def test_near_duplicates_in_another_dataset_count_where_they_are_looked_for(world):
+    other = DatasetFactory(condition=world.dataset.condition)
+    scanned_with(other, a1=1)
+    scanned_with(world.dataset, b1=2, c1=3, d1=1)
+    version = trained_on(prepared(other, train="a1", validation="y1", test="z1"))
+    preparation = prepared(world.dataset, train="b1", validation="c1", test="d1 d2")
+    assert warnings_of(version, preparation) == []
+    (said,) = warnings_of(version, preparation, compare=True)
+    assert "patients or copies of 2 of the 2 test images" in said

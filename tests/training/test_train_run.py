@@ -381,7 +381,7 @@ def test_a_training_is_told_the_batch_that_fitted_and_where_its_search_compares(
 
 
 def test_a_request_to_cancel_is_heard_until_the_version_is_registered(run, train, monkeypatch):
-    export = SimpleNamespace(save_version=lambda trained, data, folder: "0" * 64)
+    export = SimpleNamespace(save_version=lambda trained, data, folder, about_data: "0" * 64)
     monkeypatch.setitem(sys.modules, "training.ml.export", export)
     monkeypatch.setattr(train_run, "load", lambda folder, sha256: SimpleNamespace(manifest={}))
 

@@ -32,16 +32,19 @@ DECIDE = {"code": "blurred", "action": "keep", "reason": "x"}
 SEARCH = {"dataset": "{dataset}", "architectures": "Custom_CNN", "configuration": "standard", "mode": "grid"}
 SEARCH |= {"option_1": "seed", "values_1": "1,2"}
 SPEED = {"architecture": "Custom_CNN", "image_size": 64, "batch_size": 8}
+WEIGHERS = ["data scientist", "model manager"]
+FLAGGERS = ["clinician", "data scientist", "model manager"]
+POINT = {"criterion": "by hand", "threshold": "0.4", "reason": "x"}
 RUN = {"dataset": "{dataset}", "architecture": "Custom_CNN", "configuration": "quick"}
 TEAM_OBJECTS = {"condition", "dataset", "image", "finding", "preparation", "upload", "run", "version", "prediction"}
-TEAM_OBJECTS |= {"preset", "search"}
+TEAM_OBJECTS |= {"preset", "search", "evaluation", "evaluation_run"}
 
 
 @dataclass(frozen=True)
 class Row:
     """An address with a method, the roles that are let in, and what they get.
 
-    of: the object that the address is about. outside: what users of another team get with every working role.
+    of: the object that the address is about. extra: what stands in the address after it.
     """
 
     method: str
@@ -50,6 +53,7 @@ class Row:
     status: int = 200
     of: str = ""
     data: dict[str, Any] = field(default_factory=dict)
+    extra: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.method} {self.name}"
@@ -80,6 +84,7 @@ PAGES = [
     # 404: let in, but the file of this image is not there.
     Row("GET", "datasets:image-thumbnail", ROLES, 404, "image"),
     Row("POST", "datasets:image-decide", SCIENTIST, 302, "image", {"action": "exclude", "reason": "blurred"}),
+    Row("POST", "datasets:image-flag", FLAGGERS, 302, "image", {"action": "flag"}),
     Row("GET", "datasets:version-compare", ROLES, 200, "dataset"),
     Row("GET", "datasets:storage-detail", ROLES),
     Row("POST", "datasets:storage-prune", PRUNERS, 302),
@@ -130,11 +135,28 @@ PAGES = [
     Row("POST", "training:search-cancel", CANCELLERS, 302, "search"),
     Row("GET", "registry:version-list", ROLES),
     Row("GET", "registry:version-detail", ROLES, 200, "version"),
+    Row("GET", "registry:version-compare", ROLES),
+    Row("GET", "registry:version-card", ROLES, 200, "version"),
     Row("POST", "registry:version-activate", ["model manager"], 302, "version"),
+    Row("GET", "registry:evaluation-detail", ROLES, 200, "evaluation"),
+    Row("GET", "registry:evaluation-print", ROLES, 200, "evaluation"),
+    Row("GET", "registry:threshold-edit", ROLES, 200, "version"),
+    Row("POST", "registry:threshold-edit", WEIGHERS, 302, "version", POINT),
     Row("GET", "inference:prediction-create", ["clinician"]),
     Row("POST", "inference:prediction-create", ["clinician"], 400),
     Row("GET", "inference:prediction-list", ROLES),
     Row("GET", "inference:prediction-detail", ROLES, 200, "prediction"),
+    Row("GET", "inference:evaluation-run-create", WEIGHERS),
+    Row("POST", "inference:evaluation-run-create", WEIGHERS, 400),
+    # 302: let in, but no version was named.
+    Row("GET", "inference:evaluation-run-several", WEIGHERS, 302),
+    Row("POST", "inference:evaluation-run-several", WEIGHERS, 302),
+    Row("GET", "inference:evaluation-run-detail", ROLES, 200, "evaluation_run"),
+    Row("POST", "inference:evaluation-run-cancel", WEIGHERS, 302, "evaluation_run"),
+    Row("GET", "inference:evaluation-images", ROLES, 200, "evaluation"),
+    # 404: let in, but the images of this evaluation are not there.
+    Row("GET", "inference:evaluation-map", ROLES, 404, "evaluation", extra=(0,)),
+    Row("POST", "inference:evaluation-flag", FLAGGERS, 404, "evaluation", {"action": "flag"}, (0,)),
 ]
 API = [
     Row("GET", "api:condition-list", ROLES),
@@ -152,6 +174,8 @@ API = [
     Row("GET", "api:image-detail", ROLES, 200, "image"),
     Row("GET", "api:image-picture", ROLES, 404, "image"),
     Row("POST", "api:image-decide", SCIENTIST, 200, "image", {"action": "exclude", "reason": "blurred"}),
+    Row("POST", "api:image-flag", FLAGGERS, 200, "image"),
+    Row("DELETE", "api:image-flag", FLAGGERS, 200, "image"),
     Row("GET", "api:finding-list", ROLES),
     Row("GET", "api:finding-detail", ROLES, 200, "finding"),
     Row("GET", "api:scan-list", ROLES),
@@ -202,11 +226,26 @@ API = [
     Row("GET", "api:version-list", ROLES),
     Row("GET", "api:version-detail", ROLES, 200, "version"),
     Row("GET", "api:version-history", ROLES, 200, "version"),
+    # 400: let in, but no version was named.
+    Row("GET", "api:version-compare", ROLES, 400),
+    Row("GET", "api:version-card", ROLES, 200, "version"),
     # 409: let in, but the files of this version are not there.
     Row("POST", "api:version-activate", ["model manager"], 409, "version"),
+    Row("GET", "api:version-operating-points", ROLES, 200, "version"),
+    Row("POST", "api:version-operating-points", WEIGHERS, 201, "version", POINT),
+    Row("GET", "api:evaluation-list", ROLES),
+    Row("GET", "api:evaluation-detail", ROLES, 200, "evaluation"),
     Row("GET", "api:prediction-list", ROLES),
     Row("POST", "api:prediction-list", ["clinician"], 400),
     Row("GET", "api:prediction-detail", ROLES, 200, "prediction"),
+    Row("GET", "api:evaluationrun-list", ROLES),
+    Row("POST", "api:evaluationrun-list", WEIGHERS, 400),
+    Row("GET", "api:evaluationrun-detail", ROLES, 200, "evaluation_run"),
+    Row("POST", "api:evaluationrun-cancel", WEIGHERS, 200, "evaluation_run"),
+    Row("GET", "api:evaluatedimages-detail", ROLES, 200, "evaluation"),
+    # 400: let in, but no image was named.
+    Row("GET", "api:evaluatedimages-map", ROLES, 400, "evaluation"),
+    Row("POST", "api:evaluatedimages-flag", FLAGGERS, 400, "evaluation"),
     Row("GET", "api:system-list", SYSTEM),
     Row("GET", "api:notification-list", USERS),
     Row("POST", "api:notification-read", USERS),
@@ -252,7 +291,8 @@ def address(row: Row, world: Any, user: Any = None) -> str:
         return reverse(row.name, args=[AuthToken.objects.create(user)[0].token_key if user else "0" * 15])
     if row.of == "entry":
         return reverse(row.name, args=[AuditEntry.objects.create(actor_name="x", action="x.y").pk])
-    return reverse(row.name, args=[world.condition.slug if row.of == "condition" else getattr(world, row.of).pk])
+    key = world.condition.slug if row.of == "condition" else getattr(world, row.of).pk
+    return reverse(row.name, args=[key, *row.extra])
 
 
 def logged_in(user: Any) -> Client:
@@ -358,7 +398,9 @@ def test_an_object_without_a_team_is_found_by_every_team(world, charlie):
 def test_lists_do_not_name_what_belongs_to_another_team(world, charlie, client):
     charlie.groups.add(Group.objects.get(name="auditor"))
     client.force_login(charlie)
-    for name in {row.name for row in ROWS if row.method == "GET" and not row.of}:
+    # Auditors read what every team did.
+    audit_log = {"xrayplatform:auditentry-list", "api:auditentry-list"}
+    for name in {row.name for row in ROWS if row.method == "GET" and not row.of} - audit_log:
         content = client.get(reverse(name)).content.decode()
         for secret in (world.dataset.name, f"{world.condition.slug} v", str(world.prediction.pk), world.team.name):
             assert secret not in content, name

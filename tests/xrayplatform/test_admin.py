@@ -27,7 +27,8 @@ READ_ONLY = {
     "datasets.preparation", "datasets.preparedimage", "training.trainingrun", "training.epochmetric",
     "training.search", "training.trainingqueue", "training.runnote",
     "training.speedtest", "training.savedpreset",
-    "registry.modelversion", "registry.deployment", "registry.activation", "inference.prediction", "auth.group",
+    "registry.modelversion", "registry.deployment", "registry.activation", "registry.evaluation",
+    "registry.thresholdset", "inference.prediction", "inference.evaluationrun", "auth.group",
 }  # fmt: skip
 EDITABLE = {"xrayplatform.team", "xrayplatform.condition", "datasets.dataset", "auth.user", "knox.authtoken"}
 

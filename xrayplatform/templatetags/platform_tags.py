@@ -12,6 +12,8 @@ register = template.Library()
 
 MISSING = "not available"
 MINUTE, HOUR, DAY = 60, 3600, 86400
+# Pages of an app that the navigation names besides the app.
+OWN_LINKS = {"registry:version-compare"}
 
 
 @register.filter
@@ -69,6 +71,7 @@ def nav_link(context: template.Context, view_name: str, label: str, icon: str, c
     match, target = context["request"].resolver_match, resolve(url)
     exact = bool(match) and match.view_name == view_name
     same_app = bool(match) and match.namespace == target.namespace != "xrayplatform"
+    same_app = same_app and not OWN_LINKS & {view_name, match.view_name}
     current = "page" if exact else "true" if same_app else ""
     return {"url": url, "label": label, "icon": icon, "count": count, "current": current}
 
