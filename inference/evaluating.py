@@ -41,6 +41,7 @@ def evaluate(job: Any) -> None:
     job.renew(message="Choosing the images")
     report = job.reporter()
     chosen = _chosen(job, report)
+    selection = chosen.notes
     with _Pixels(job, chosen, report) as pixels:
         chosen = chosen.only(pixels.readable, *pixels.notes)
         if not len(chosen):
@@ -51,6 +52,8 @@ def evaluate(job: Any) -> None:
         probabilities = _predict(model, pixels, report)
     job.renew(message="Computing the figures", progress=0.98)
     measured = _measured(job, chosen, probabilities)
+    # For the model card, which leaves the hospital: words of the platform alone, without what decoders say of files.
+    measured.report["selection"] = list(selection)
     with transaction.atomic():
         evaluation = Evaluation.objects.store(version, measured, by=job.created_by)
         job.write(evaluation=evaluation, problems=pixels.problems[:LISTED_PROBLEMS])
@@ -84,14 +87,22 @@ def _loaded(version: ModelVersion) -> LoadedModel:
 
 
 def _predict(model: LoadedModel, pixels: "_Pixels", report: Report) -> NDArray[np.float64]:
-    """What the network says of the readable images, before the temperature: float64 (N, C)."""
+    """What the network says of the readable images, before the temperature: float64 (N, C). Raises JobError."""
     rows = pixels.readable
     parts = []
     for start in range(0, len(rows), BATCH):
         parts.append(model.predict(pixels.read(rows[start : start + BATCH])))
         done = pixels.share + (_READ - pixels.share) * start / len(rows)
         report(int(1000 * done), 1000, f"{start:,} of {len(rows):,} images read by the model")
-    return np.concatenate(parts)
+    probabilities = np.concatenate(parts)
+    unusable = int((~np.isfinite(probabilities)).any(axis=1).sum())
+    if unusable:
+        raise JobError(
+            f"The network answered {unusable:,} of {len(rows):,} images with something that is not a number, so that "
+            "no figure can be computed.",
+            "Do not use this version. Train it again with a smaller learning rate.",
+        )
+    return probabilities
 
 
 def _measured(job: Any, chosen: Chosen, probabilities: NDArray[np.float64]) -> Measured:

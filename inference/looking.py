@@ -122,7 +122,7 @@ class Inside:
         """These images, a page of them: a few queries for all."""
         digests = self.answers.digests[positions].tolist()
         rows = self._manifest(self.answers.rows[positions].tolist())
-        images = self._images(digests, [path for path, _ in rows.values()])
+        images = self._images(digests)
         flags = self._flags(images.values())
         return [self._one(int(position), rows, images, flags) for position in positions]
 
@@ -191,7 +191,7 @@ class Inside:
         columns = preparation.manifest.filter(row__in=rows).values_list("row", "path", "split")
         return {row: (path, split) for row, path, split in columns}
 
-    def _images(self, digests: list[str], paths: list[str]) -> dict[tuple[str, str], DatasetImage]:
+    def _images(self, digests: list[str]) -> dict[tuple[str, str], DatasetImage]:
         """By digest and path; also, of copies, by digest and label, and by the digest alone."""
         if self.source.dataset is None:
             return {}

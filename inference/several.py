@@ -12,6 +12,8 @@ from xrayplatform.jobs import JobError
 from . import offers
 from .models import EvaluationRun
 
+Measurement = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class CommonOffer:
@@ -44,32 +46,45 @@ def common_offers(versions: Sequence[ModelVersion], user: Any) -> list[CommonOff
                 # The validation part means something to the versions of one division alone.
                 if offer.part != EvaluationRun.Part.VALIDATION:
                     by_value.setdefault(offer.value, []).append(offer)
-    common = [_common(versions, members) for members in by_value.values()]
+    measurements = _measurements(versions)
+    common = [_common(versions, members, measurements) for members in by_value.values()]
     return sorted(common, key=lambda one: bool(one.problems))
 
 
-def _common(versions: Sequence[ModelVersion], members: Sequence[offers.Offer]) -> CommonOffer:
+def _common(
+    versions: Sequence[ModelVersion], members: Sequence[offers.Offer], measurements: Sequence[Measurement]
+) -> CommonOffer:
     problems = [
         f"v{version.number}: {offer.problem}" for version, offer in zip(versions, members, strict=True) if offer.problem
     ]
-    measured = () if problems else measured_on(versions, members[0])
+    measured = () if problems else _measured_on(versions, members[0], measurements)
     return CommonOffer(members[0], tuple(measured), tuple(problems))
 
 
-def measured_on(versions: Sequence[ModelVersion], offer: offers.Offer) -> list[ModelVersion]:
+def _measurements(versions: Sequence[ModelVersion]) -> list[Measurement]:
+    """Of all evaluations of the versions but those on validation parts, which images they are about."""
+    rows = Evaluation.objects.filter(version__in=versions).exclude(kind=Evaluation.Kind.VALIDATION).order_by()
+    return list(rows.values("version", "split_digest", "dataset_digest", "run__dataset", "run__preparation"))
+
+
+def _measured_on(
+    versions: Sequence[ModelVersion], offer: offers.Offer, measurements: Sequence[Measurement]
+) -> list[ModelVersion]:
     """The versions that have an evaluation on these images as they are now."""
-    rows = Evaluation.objects.filter(version__in=versions).exclude(kind=Evaluation.Kind.VALIDATION)
-    if offer.preparation is not None:
-        rows = rows.filter(split_digest=offer.preparation.split_digest)
-    else:
-        rows = rows.filter(run__dataset=offer.dataset, run__preparation=None, dataset_digest=offer.dataset.digest)
-    known = set(rows.values_list("version", flat=True))
+    known = {row["version"] for row in measurements if _is_on(row, offer)}
     return [version for version in versions if version.pk in known]
+
+
+def _is_on(row: Measurement, offer: offers.Offer) -> bool:
+    if offer.preparation is not None:
+        return bool(row["split_digest"] == offer.preparation.split_digest)
+    whole = row["run__dataset"] == offer.dataset.pk and row["run__preparation"] is None
+    return whole and bool(row["dataset_digest"] == offer.dataset.digest)
 
 
 def start(versions: Sequence[ModelVersion], offer: offers.Offer, user: Any) -> Started:
     """Enqueue an evaluation of every version that has none on these images; each with its own audit entry."""
-    measured = measured_on(versions, offer)
+    measured = _measured_on(versions, offer, _measurements(versions))
     runs, refused = [], []
     for version in versions:
         if version in measured:

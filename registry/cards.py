@@ -22,6 +22,7 @@ GROUP_KEYS = {
     "near-duplicate": "pictures that look almost the same; patients are not known",
     "image": "each picture for itself; patients are not known",
 }
+KEYS_OF_PATIENTS = ("dicom", "csv", "file-name", "folder")
 
 
 def card_of(version: ModelVersion) -> model_card.Card:
@@ -33,7 +34,8 @@ def facts_of(version: ModelVersion) -> model_card.CardFacts:
     data = _about_data(version)
     evaluations = _evaluations(version)
     shown = [row for row in evaluations if row.kind != Evaluation.Kind.VALIDATION]
-    internal = next((row for row in evaluations if row.kind == Evaluation.Kind.TEST), None)
+    # The one of the own test part is the first, where there is one.
+    foremost = next(iter(shown), None)
     return model_card.CardFacts(
         condition=version.condition.name,
         body_part=version.condition.body_part,
@@ -57,11 +59,12 @@ def facts_of(version: ModelVersion) -> model_card.CardFacts:
         images=_images(version, data, evaluations),
         patients=_patients(data, evaluations),
         split=_split(data),
+        patients_apart=_patients_apart(data),
         training=_training(version),
         epochs=len(version.history) or None,
         evaluations=[_evaluation(row) for row in shown],
         operating_point=_operating_point(version),
-        cautions=internal.cautions if internal else (),
+        cautions=foremost.cautions if foremost else (),
         environment={key: str(value) for key, value in version.environment.items()},
         history=[_event(row, version) for row in _activations(version)],
     )
@@ -107,9 +110,16 @@ def _evaluations(version: ModelVersion) -> list[Evaluation]:
 
 
 def _evaluation(row: Evaluation) -> model_card.CardEvaluation:
-    external = row.kind == Evaluation.Kind.EXTERNAL
-    title = f"Other images, measured {row.created_at:%Y-%m-%d}" if external else "Test part"
-    return model_card.CardEvaluation(title, _without_folders(row.report), external)
+    title = "Test part"
+    if row.kind == Evaluation.Kind.EXTERNAL:
+        which = "Other images" if _is_from_outside(row) else "Other images of its own dataset"
+        title = f"{which}, measured {row.created_at:%Y-%m-%d}"
+    return model_card.CardEvaluation(title, _without_folders(row.report), _is_from_outside(row))
+
+
+def _is_from_outside(row: Evaluation) -> bool:
+    """A version can be measured on images of its own dataset that are not of its own division."""
+    return row.kind == Evaluation.Kind.EXTERNAL and row.dataset_name != row.version.dataset_name
 
 
 def _without_folders(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,6 +159,14 @@ def _split(data: Mapping[str, Any]) -> dict[str, str]:
         "Images left out": f"{data['left_out']:,}" if "left_out" in data else "",
         "Seed": str(data.get("seed", "")),
     }
+
+
+def _patients_apart(data: Mapping[str, Any]) -> bool | None:
+    """None as well where pictures were divided without knowing whose they are."""
+    if data.get("shared_patients"):
+        return False
+    known = "shared_patients" in data and data.get("group_key") in KEYS_OF_PATIENTS
+    return True if known else None
 
 
 def _training(version: ModelVersion) -> dict[str, str]:

@@ -110,10 +110,17 @@ def _not_learned(report: Report) -> Iterator[Caution]:
     auc = _figure(report, "auc")
     if auc is None:
         return
-    if auc.value < WEAK_AUC:
+    if auc.value < 1 - WEAK_AUC and auc.high is not None and auc.high < 0.5:
+        yield Caution(
+            "worse-than-guessing",
+            f"Worse than guessing: an area under the ROC curve of {auc.value:.2f}. The more surely the model names a "
+            "class, the less often it is that class, as if the classes were exchanged.",
+            "Do not use it. Check that the classes of these images mean what those of the training meant.",
+        )
+    elif auc.value < WEAK_AUC:
         yield Caution(
             "did-not-learn",
-            f"Did not learn: an area under the ROC curve of {auc.value:.2f} is close to guessing (0.50).",
+            f"Did not learn: an area under the ROC curve of {auc.value:.2f} is not much better than guessing (0.50).",
             "Do not use it. Check the labels in the dataset's quality report, then train longer, with pretrained "
             "weights or with another architecture.",
         )
@@ -171,26 +178,33 @@ def _validation_above(report: Report, validation: Report | None) -> Iterator[Cau
     if found:
         yield Caution(
             "validation-above-test",
-            f"Far better on the validation images than on the test images: {'; '.join(found)}. Chance does not explain "
-            "the difference. The model may have been chosen so often on the same validation images that it suits "
-            "them, or the test images may be of another kind.",
+            f"Far better on the validation images than on the test images: {'; '.join(found)}. Chance alone "
+            "hardly explains the difference. The model may have been chosen so often on the same validation images "
+            "that it suits them, or the test images may be of another kind.",
             "Expect the test figures in use, or worse. Compare the sources of the two parts, and divide the dataset "
             "anew if they differ.",
         )
 
 
 def _far_above(before: _Figure, after: _Figure) -> bool:
-    if after.high is None or before.value - after.value < FAR_ABOVE:
+    """Whether zero lies outside the 95 % interval of the difference of two independent figures (Zou and Donner 2008).
+
+    Validation figures without an interval are taken to be as uncertain as those of the test.
+    """
+    difference = before.value - after.value
+    if after.high is None or difference < FAR_ABOVE:
         return False
-    return before.value > after.high and (before.low is None or before.low > after.value)
+    upwards = after.high - after.value
+    downwards = upwards if before.low is None else before.value - before.low
+    return difference > math.hypot(downwards, upwards)
 
 
 def _few_patients(report: Report) -> Iterator[Caution]:
     patients = report["patients"]
-    small = [row for row in report["per_class"] if 0 < row["n"] < FEW_PATIENTS_OF_A_CLASS]
+    small = [row for row in report["per_class"] if 0 < _patients_of(row) < FEW_PATIENTS_OF_A_CLASS]
     if patients >= FEW_PATIENTS and not small:
         return
-    classes = [f"{_counted(row['n'], 'image')} of {row['class']}" for row in small]
+    classes = [f"{_patients_of(row):,} of {row['class']}" for row in small]
     accuracy = _figure(report, "accuracy")
     spread = (
         f" The accuracy of {accuracy.value:.2f}, for one, could be anything from {accuracy.low:.2f} to "
@@ -202,9 +216,22 @@ def _few_patients(report: Report) -> Iterator[Caution]:
         "few-patients",
         f"Too few patients to be sure: the test images come from {_counted(patients, 'patient')}"
         f"{', with only ' + _listed(classes) if classes else ''}.{spread}",
-        f"Test it on images of at least {FEW_PATIENTS} patients and {FEW_PATIENTS_OF_A_CLASS} of each class before "
+        f"Test it on images of at least {FEW_PATIENTS} patients, and {FEW_PATIENTS_OF_A_CLASS} of each class, before "
         "relying on the figures, better on some hundreds.",
     )
+
+
+def _patients_of(row: Row) -> int:
+    """Of a class. A report of an earlier release knows only the images, which are at least as many."""
+    return int(row.get("patients", row["n"]))
+
+
+VALIDATION_PART = Caution(
+    "validation-part",
+    "These are the validation images of its own training: epoch, temperature and threshold were chosen on them, so "
+    "that the figures look better than new images will show.",
+    "Judge the version by the report of its test part.",
+)
 
 
 def _used_up(test_uses: int | None) -> Iterator[Caution]:

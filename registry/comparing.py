@@ -8,13 +8,14 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from registry import calibration, paired, resampling
-from registry.reports import EvaluatedImages, Question
+from registry.reports import FEW_PATIENTS, EvaluatedImages, Question
 from registry.statistics import decide_indices
 
 LEAST, MOST = 2, 10
@@ -41,6 +42,8 @@ RESAMPLED = ("accuracy", "balanced_accuracy", "f1", "mcc")
 
 DELONG = "DeLong"
 BOOTSTRAP = "paired bootstrap over patients"
+# Below this a difference is the rounding error of two equal figures.
+NO_DIFFERENCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,26 @@ class Contender:
         figure = self.report["metrics"].get(metric)
         return figure["value"] if figure else None
 
+    @cached_property
+    def few_patients(self) -> str:
+        """Which class comes from too few patients for intervals and tests of differences, in a sentence; or ""."""
+        images = self.images
+        for index, name in enumerate(self.question.classes):
+            count = len(np.unique(images.groups[images.labels == index]))
+            if 0 < count < FEW_PATIENTS:
+                return (
+                    f"Images of class {name} come from {count} patient{'' if count == 1 else 's'} only: too few to "
+                    "tell a difference from chance."
+                )
+        return ""
+
 
 @dataclass(frozen=True)
 class Difference:
     """Second version minus first: the value, its 95 % interval and where a test was made its two-sided p value.
 
-    p_corrected: for the number of pairs (Holm). All figures are None where `undefined` says why.
+    p_corrected: for the number of pairs (Holm). All figures are None where `undefined` says why, or all but the
+    difference where only its spread is not known.
     """
 
     difference: float | None
@@ -78,9 +95,9 @@ class Difference:
     undefined: str = ""
 
     @property
-    def includes_zero(self) -> bool:
-        """Whether the two may be equally good; true as well where no interval is known."""
-        return self.low is None or self.high is None or self.low <= 0 <= self.high
+    def is_more_than_chance(self) -> bool:
+        """False as well where no test was made."""
+        return self.p_corrected is not None and self.p_corrected < SIGNIFICANT
 
     def reversed(self) -> "Difference":
         """First minus second."""
@@ -118,12 +135,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Placing:
-    """The place of one version by a metric. place: None where it cannot be ranked. shared: with another version."""
+    """The place of one version by a metric. place: None where it cannot be ranked. shared: with another version.
+
+    best: it is first, and better than each of the others by more than chance.
+    """
 
     label: str
     value: float | None
-    place: int | None
-    shared: bool
+    place: int | None = None
+    shared: bool = False
+    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,39 +173,51 @@ class Comparison:
     def ranking(self, metric: str) -> list[Placing]:
         """All versions, the best by `metric` first; those that the data cannot tell from the leader share its place.
 
-        The leader of a place is its best version; another shares the place while the 95 % interval of its paired
-        difference to that leader includes zero, and the first that does not leads the next place. Places are counted
-        as in sports: after two firsts comes the third. Nothing has a place where `obstacles` keep versions apart, nor
-        a version without that figure. Raises ValueError for an unknown metric.
+        The leader of a place is its best version; another shares the place unless it differs from that leader by more
+        than chance, also after correction for the number of pairs (without it, of ten equally good versions some one
+        would lead more often than not). The first that differs leads the next place. Places are counted as in sports:
+        after two firsts comes the third. Nothing has a place where `obstacles` keep versions apart, nor a version
+        without that figure. Raises ValueError for an unknown metric.
         """
         if metric not in METRICS:
             raise ValueError(f"There is no metric {metric!r}. Choose one of {', '.join(METRICS)}.")
         known = [contender for contender in self.contenders if contender.value(metric) is not None]
         known.sort(key=lambda contender: _goodness(contender, metric), reverse=True)
         unknown = [contender for contender in self.contenders if contender.value(metric) is None]
-        places: list[int | None] = [None] * len(known) if self.obstacles else self._places(known, metric)
-        return [
-            Placing(contender.label, contender.value(metric), place, place is not None and places.count(place) > 1)
-            for contender, place in zip(known, places, strict=True)
-        ] + [Placing(contender.label, None, None, False) for contender in unknown]
+        placed = [Placing(contender.label, contender.value(metric)) for contender in known]
+        if not self.obstacles:
+            placed = _placed(placed, self._told_apart(metric))
+        return placed + [Placing(contender.label, None) for contender in unknown]
 
-    def _places(self, ordered: Sequence[Contender], metric: str) -> list[int | None]:
-        places: list[int | None] = []
-        leader, place = 0, 1
-        for index, contender in enumerate(ordered):
-            if index and not self._difference(ordered[leader], contender, metric).includes_zero:
-                leader, place = index, index + 1
-            places.append(place)
-        return places
+    def _told_apart(self, metric: str) -> set[frozenset[str]]:
+        """The pairs of labels whose figures differ by more than chance."""
+        if metric == "auc":
+            corrected = [pair.auc.p_corrected for pair in self.pairs]
+        elif metric in RESAMPLED:
+            corrected = [pair.metrics[metric].p_corrected for pair in self.pairs]
+        else:
+            known = {contender.label: contender for contender in self.contenders}
+            corrected = paired.holm([_p_value(known[pair.first], known[pair.second], metric) for pair in self.pairs])
+        return {
+            frozenset((pair.first, pair.second))
+            for pair, p in zip(self.pairs, corrected, strict=True)
+            if p is not None and p < SIGNIFICANT
+        }
 
-    def _difference(self, first: Contender, second: Contender, metric: str) -> Difference:
-        for pair in self.pairs:
-            found = pair.auc if metric == "auc" else pair.metrics.get(metric)
-            if found and (pair.first, pair.second) == (first.label, second.label):
-                return found
-            if found and (pair.second, pair.first) == (first.label, second.label):
-                return found.reversed()
-        return _resampled(first, second, metric)
+
+def _placed(ordered: Sequence[Placing], told_apart: set[frozenset[str]]) -> list[Placing]:
+    places: list[int] = []
+    leader, place = 0, 1
+    for index, placing in enumerate(ordered):
+        if index and frozenset((ordered[leader].label, placing.label)) in told_apart:
+            leader, place = index, index + 1
+        places.append(place)
+    first, *others = [placing.label for placing in ordered] or [""]
+    best = bool(others) and all(frozenset((first, other)) in told_apart for other in others)
+    return [
+        replace(placing, place=place, shared=places.count(place) > 1, best=best and placing.label == first)
+        for placing, place in zip(ordered, places, strict=True)
+    ]
 
 
 def compare(contenders: Sequence[Contender]) -> Comparison:
@@ -192,7 +225,8 @@ def compare(contenders: Sequence[Contender]) -> Comparison:
 
     Of two classes the areas under the ROC curve are compared by DeLong's method, of several the mean area over classes
     by the paired bootstrap. Decisions are compared by McNemar's test and other figures by the paired bootstrap.
-    P values of each of the two tests are corrected for the number of pairs by Holm's method.
+    P values of each test are corrected for the number of pairs by Holm's method. Where a class comes from fewer than
+    FEW_PATIENTS patients only decisions are tested: two equally good versions would be told apart far too often.
     """
     if not LEAST <= len(contenders) <= MOST:
         raise ValueError(f"Choose {LEAST} to {MOST} versions to compare; {len(contenders)} were chosen.")
@@ -344,8 +378,13 @@ def _areas(members: Sequence[Contender]) -> paired.Areas | None:
 
 def _auc_difference(members: Sequence[Contender], areas: paired.Areas | None, first: int, second: int) -> Difference:
     if len(members[0].question.classes) != 2:
-        return _with_bootstrap_p(_resampled(members[first], members[second], "auc"), members[first], members[second])
+        return _resampled(members[first], members[second], "auc")
     found = paired.area_difference(areas, first, second)
+    few = members[first].few_patients
+    if found.difference is None or few:
+        return Difference(
+            found.difference, method=DELONG, undefined=found.undefined if found.difference is None else few
+        )
     return Difference(
         found.difference,
         found.low,
@@ -358,14 +397,17 @@ def _auc_difference(members: Sequence[Contender], areas: paired.Areas | None, fi
 
 
 def _resampled(first: Contender, second: Contender, metric: str) -> Difference:
-    """The difference of a metric with its interval by the paired bootstrap."""
+    """The difference of a metric with its interval and p value by the paired bootstrap."""
     values = first.value(metric), second.value(metric)
     replicated = _differences(first, second, metric)
     if values[0] is None or values[1] is None or replicated is None:
         return Difference(None, method=BOOTSTRAP, undefined=_why_undefined(first, second, metric))
     difference = values[1] - values[0]
+    if first.few_patients:
+        return Difference(difference, method=BOOTSTRAP, undefined=first.few_patients)
     low, high = resampling.interval(difference, replicated)
-    return Difference(difference, low, high, float(replicated.std()), method=BOOTSTRAP)
+    p = _bootstrap_p(replicated)
+    return Difference(difference, low, high, float(replicated.std()), p, method=BOOTSTRAP)
 
 
 def _differences(first: Contender, second: Contender, metric: str) -> NDArray[np.float64] | None:
@@ -375,6 +417,19 @@ def _differences(first: Contender, second: Contender, metric: str) -> NDArray[np
     replicated = second.replicates[metric].astype(np.float64) - first.replicates[metric]
     known = replicated[~np.isnan(replicated)]
     return known if len(known) else None
+
+
+def _p_value(first: Contender, second: Contender, metric: str) -> float | None:
+    """Of the difference of a metric, by the paired bootstrap; None where `_resampled` has none."""
+    replicated = _differences(first, second, metric)
+    undefined = first.value(metric) is None or second.value(metric) is None or first.few_patients
+    return None if replicated is None or undefined else _bootstrap_p(replicated)
+
+
+def _bootstrap_p(replicated: NDArray[np.float64]) -> float:
+    """Two-sided: twice the share of resamples in which the difference has the other sign."""
+    tail = min(int((replicated <= 0).sum()), int((replicated >= 0).sum()))
+    return min(1.0, 2 * (tail + 1) / (len(replicated) + 1))
 
 
 def _why_undefined(first: Contender, second: Contender, metric: str) -> str:
@@ -387,27 +442,29 @@ def _why_undefined(first: Contender, second: Contender, metric: str) -> str:
     return "No resample of the patients has this figure for both versions."
 
 
-def _with_bootstrap_p(difference: Difference, first: Contender, second: Contender) -> Difference:
-    """With the two-sided p value of the bootstrap: twice the share of resamples in which the sign is the other."""
-    replicated = _differences(first, second, "auc")
-    if difference.difference is None or replicated is None:
-        return difference
-    tail = min(int((replicated <= 0).sum()), int((replicated >= 0).sum()))
-    return replace(difference, p=min(1.0, 2 * (tail + 1) / (len(replicated) + 1)))
+def _with_corrected_p(differences: Sequence[Difference]) -> list[Difference]:
+    corrected = paired.holm([difference.p for difference in differences])
+    return [replace(each, p_corrected=p) for each, p in zip(differences, corrected, strict=True)]
 
 
 def _corrected(measured: Sequence[_Measured]) -> list[Pair]:
-    of_areas = paired.holm([pair.auc.p for pair in measured])
+    of_areas = _with_corrected_p([pair.auc for pair in measured])
+    of_metrics = {name: _with_corrected_p([pair.metrics[name] for pair in measured]) for name in RESAMPLED}
     of_decisions = paired.holm([pair.discordance.p for pair in measured])
-    tested = sum(p is not None for p in of_areas)
+    tested = sum(auc.p is not None for auc in of_areas)
     return [
-        _pair(pair, replace(pair.auc, p_corrected=area), 1.0 if decision is None else decision, tested, len(measured))
-        for pair, area, decision in zip(measured, of_areas, of_decisions, strict=True)
+        _pair(
+            replace(pair, auc=of_areas[index], metrics={name: found[index] for name, found in of_metrics.items()}),
+            1.0 if (decision := of_decisions[index]) is None else decision,
+            tested,
+            len(measured),
+        )
+        for index, pair in enumerate(measured)
     ]
 
 
-def _pair(measured: _Measured, auc: Difference, p_decisions: float, areas_tested: int, pairs: int) -> Pair:
-    found = measured.discordance
+def _pair(measured: _Measured, p_decisions: float, areas_tested: int, pairs: int) -> Pair:
+    auc, found = measured.auc, measured.discordance
     first, second = measured.first.label, measured.second.label
     decisions = Decided(found.only_first, found.only_second, found.p, p_decisions, found.method)
     better = _better(first, second, auc)
@@ -420,7 +477,7 @@ def _pair(measured: _Measured, auc: Difference, p_decisions: float, areas_tested
 
 
 def _better(first: str, second: str, auc: Difference) -> str:
-    if auc.difference is None or auc.p_corrected is None or auc.p_corrected >= SIGNIFICANT:
+    if auc.difference is None or not auc.is_more_than_chance:
         return ""
     return second if auc.difference > 0 else first
 
@@ -434,6 +491,9 @@ def _words_of_areas(first: str, second: str, better: str, auc: Difference, name:
     apart = f"The data cannot tell {first} and {second} apart"
     if not auc.difference and auc.low == auc.high:
         return f"{apart}: their {name} is the same."
+    if abs(auc.difference) < NO_DIFFERENCE:
+        interval = f"95 % interval of the difference {_number(auc.low)} to {_number(auc.high)}"
+        return f"{apart}: their {name} is the same ({interval})."
     towards = auc if auc.difference > 0 else auc.reversed()
     interval = f"95 % interval {_number(towards.low)} to {_number(towards.high)}, {_p(auc.p_corrected, tested)}"
     amount = _number(towards.difference)
@@ -461,17 +521,18 @@ def _p(value: float, comparisons: int) -> str:
     correction = f" after correction for {comparisons} comparisons" if comparisons > 1 else ""
     if value < 0.001:
         return f"p < 0.001{correction}"
-    rounded = f"{value:.2g}"
+    digits = 2
     # What is on one side of the limit is not written as if it were on it.
-    if (float(rounded) < SIGNIFICANT) != (value < SIGNIFICANT):
-        rounded = f"{value:.4f}"
-    return f"p = {rounded}{correction}"
+    while (float(f"{value:.{digits}g}") < SIGNIFICANT) != (value < SIGNIFICANT):
+        digits += 1
+    return f"p = {value:.{digits}g}{correction}"
 
 
 def _number(value: float | None) -> str:
     """Three decimals, or as many more as a small number needs to be seen."""
-    decimals = max(3, math.ceil(-math.log10(abs(value)))) if value else 3
-    return f"{value or 0.0:.{decimals}f}"
+    if value is None or abs(value) < NO_DIFFERENCE:
+        return f"{0.0:.3f}"
+    return f"{value:.{max(3, math.ceil(-math.log10(abs(value))))}f}"
 
 
 def _images(count: int) -> str:

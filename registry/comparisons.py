@@ -17,7 +17,7 @@ from .comparing import LEAST, METRICS, Comparison, Contender, compare
 from .image_sets import ComparisonError, ImageSet
 from .models import Evaluation, EvaluationUnusable, ModelVersion
 
-FORMAT = 1
+FORMAT = 2
 KEEP_SECONDS = 7 * 24 * 3600
 # Evaluations whose answers a process keeps: about 4 MB each for 10,000 images.
 ANSWERS_KEPT = 12
@@ -81,6 +81,7 @@ def _computed(versions: Sequence[ModelVersion], images: ImageSet) -> tuple[Docum
         obstacles += problems
     comparison = compare(contenders) if len(contenders) >= LEAST else None
     document = _document(contenders, comparison, obstacles)
+    document["notes"] = [*_tuned_on(images), *document["notes"]]
     drawn = _curves(contenders)
     document["classes"] = list(drawn)
     if not unusable:
@@ -116,6 +117,18 @@ def _unmeasured(versions: Sequence[ModelVersion], images: ImageSet) -> list[str]
     return [
         f"The answers of {' and '.join(names)} on the test part were not kept, so that {have} no figures here. "
         "Evaluate again on the test part to compare."
+    ]
+
+
+def _tuned_on(images: ImageSet) -> list[str]:
+    """Which versions were chosen on these very images, and are therefore favoured by them."""
+    names = [label_of(row.version) for row in images.evaluations if row.kind == Evaluation.Kind.VALIDATION]
+    if not names:
+        return []
+    others = "" if len(names) == len(images.evaluations) else " The others have no such advantage here."
+    return [
+        f"These are the validation images of {' and '.join(names)}: epochs, temperatures and thresholds were chosen on "
+        f"them, so that the figures look better than new images will show.{others}"
     ]
 
 
@@ -170,9 +183,8 @@ def _figures(contenders: Sequence[Contender], name: str) -> list[dict[str, Any]]
 
 
 def _best(ranking: Sequence[dict[str, Any]]) -> str:
-    """The one version that the data tell from all others; "" where the first place is shared or nobody has it."""
-    first = [row["label"] for row in ranking if row["place"] == 1]
-    return first[0] if len(first) == 1 else ""
+    """The one version that the data tell from each of the others; "" where there is none."""
+    return next((row["label"] for row in ranking if row["best"]), "")
 
 
 def _curves(contenders: Sequence[Contender]) -> dict[str, Document]:

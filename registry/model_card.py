@@ -73,8 +73,9 @@ class CardFacts:
     """All that a card tells; what is empty is left out or said to be unknown.
 
     images: by part ("training", "validation", "test") the number of images of each class. patients: by part. split,
-    training, environment: label and value in words. evaluations: the one of the test part first. created_at and other
-    times: in words, as they are to be shown.
+    training, environment: label and value in words. patients_apart: whether all images of each patient are in one part,
+    None where it is not known. evaluations: the one of the test part first. created_at and other times: in words, as
+    they are to be shown.
     """
 
     condition: str
@@ -100,6 +101,7 @@ class CardFacts:
     images: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     patients: Mapping[str, int] = field(default_factory=dict)
     split: Mapping[str, str] = field(default_factory=dict)
+    patients_apart: bool | None = None
     training: Mapping[str, str] = field(default_factory=dict)
     epochs: int | None = None
     evaluations: Sequence[CardEvaluation] = ()
@@ -213,13 +215,21 @@ def _data(facts: CardFacts) -> Section:
     )
 
 
+_PATIENTS_APART = {
+    True: "All images of a patient are in one part, as far as patients are known.",
+    False: "Some patients have images in more than one part, so that the figures of the test part are too good.",
+    None: "Whether images of one patient are in more than one part is not known. If they are, the figures of the test "
+    "part are too good.",
+}
+
+
 def _splits(facts: CardFacts) -> Section:
     return _section(
         "Splits",
         [
             "The model learned from the training part. The validation part chose the epoch, the temperature and the "
-            "threshold. The test part was kept apart from both to measure the result. All images of a patient are in "
-            "one part."
+            "threshold. The test part was kept apart from both to measure the result.",
+            _PATIENTS_APART[facts.patients_apart],
         ],
         [*facts.split.items(), ("Digest of the split", facts.split_digest)],
     )
@@ -243,6 +253,8 @@ def _metrics(facts: CardFacts) -> Section:
     for evaluation in facts.evaluations:
         report = evaluation.report
         caption = f"{evaluation.title}: {report['n']:,} images of {_patients(report['patients'])}"
+        if report["threshold"] is not None:
+            caption += f", decided at the threshold {report['threshold']:.4g}"
         rows = [
             [METRICS.get(name, name), _value(figure), _interval(figure)] for name, figure in report["metrics"].items()
         ]
@@ -253,10 +265,12 @@ def _metrics(facts: CardFacts) -> Section:
     return _section(
         "Metrics",
         [
-            "Intervals are 95 % percentile intervals of the bootstrap over patients. They tell how far the figures may "
+            "Intervals are 95 % percentile intervals of the bootstrap over patients, reflected for the calibration "
+            "error. They tell how far the figures may "
             "move with other patients of the same kind, and nothing about patients of another kind."
             if tables
-            else "It has not been evaluated, so nothing is known about how good it is."
+            else "It has not been evaluated, so nothing is known about how good it is.",
+            *(f"{each.title}: {note}" for each in facts.evaluations for note in each.report.get("selection", ())),
         ],
         tables=tables,
     )
@@ -296,7 +310,13 @@ def _operating_point(facts: CardFacts) -> Section:
     ]
     return _section(
         "Operating point",
-        [f"An image is called {facts.positive_class or 'positive'} when its probability is at least the threshold."],
+        [
+            f"An image is called {facts.positive_class or 'positive'} when its probability is at least the threshold.",
+            "Intervals are Wilson's and take each image as a case of its own. Where patients have several images they "
+            "are too narrow."
+            if rows
+            else "",
+        ],
         [
             ("Threshold", f"{point.threshold:.4g}"),
             ("Chosen for", CRITERIA.get(point.criterion, point.criterion)),
@@ -310,12 +330,15 @@ def _operating_point(facts: CardFacts) -> Section:
     )
 
 
+_NO_CAUTIONS = "No rule of the platform found a reason to distrust the figures; that is no proof."
+
+
 def _limits(facts: CardFacts) -> Section:
     found = [f"{caution.text} {caution.advice}" for caution in facts.cautions]
     return _section(
         "Limits",
         [
-            *(found or ["No rule of the platform found a reason to distrust the figures; that is no proof."]),
+            *(found or [_NO_CAUTIONS if facts.evaluations else "Nothing is known about the quality of its answers."]),
             "A score says how the version did on the images named here. Other hospitals, devices, ages or stages of "
             "disease may give other results: evaluate it on local images before use, and watch it in use.",
             ""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .paired import QUANTILE
+from .statistics import hits_and_alarms
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -166,10 +167,7 @@ class _Candidates:
     @classmethod
     def of(cls, labels: ArrayLike, scores: ArrayLike) -> "_Candidates":
         truth, values = _checked(labels, scores)
-        distinct, inverse = np.unique(values, return_inverse=True)
-        hits = np.bincount(inverse[truth], minlength=len(distinct))[::-1].cumsum()
-        alarms = np.bincount(inverse[~truth], minlength=len(distinct))[::-1].cumsum()
-        upper = distinct[::-1]
+        hits, alarms, upper = hits_and_alarms(truth, values)
         lower = np.append(upper, 0.0)[1:]
         middles = (upper + lower) / 2
         # Between two neighbours of floating point arithmetic there is no middle.

@@ -282,10 +282,12 @@ def _subgroups(
 def _per_class(
     point: dict[str, Any], replicated: resampling.Replicates, whole: _Decided, question: Question
 ) -> list[dict[str, Any]]:
+    patients = _patients_of_classes(whole, question)
     return [
         {
             "class": row["class"],
             "n": row["n"],
+            "patients": patients[index],
             **{
                 name: _figure(
                     row[name], replicated[f"class_{name}"][:, index], _why_undefined(name, whole, question, index)

@@ -54,9 +54,11 @@ def choose_threshold(labels: ArrayLike, probabilities_positive: ArrayLike) -> fl
     best = np.flatnonzero(youden >= youden.max() - 1e-12)
     if youden.max() <= 1e-12:
         return 0.5
-    below = np.append(values[1:], 0.0)
-    middles = (values[best] + below[best]) / 2
-    return float(middles[np.abs(middles - 0.5).argmin()])
+    below = np.append(values[1:], 0.0)[best]
+    middles = (values[best] + below) / 2
+    # Between two neighbours of floating point arithmetic there is no middle.
+    cuts = np.where(middles > below, middles, values[best])
+    return float(cuts[np.abs(cuts - 0.5).argmin()])
 
 
 def hits_and_alarms(
@@ -232,9 +234,12 @@ def _learning_warnings(result: dict[str, Any]) -> list[str]:
     auc = result["auc"]
     if auc is None:
         return []
+    margin = _chance_margin(result["per_class"], result["n"])
+    if auc < min(1 - WEAK_AUC, 0.5 - margin):
+        return [f"Worse than guessing: an area under the ROC curve of {auc:.2f}, as if the classes were exchanged."]
     if auc < WEAK_AUC:
-        return [f"Did not learn: an area under the ROC curve of {auc:.2f} cannot be told from guessing (0.50)."]
-    if auc < 0.5 + _chance_margin(result["per_class"], result["n"]):
+        return [f"Did not learn: an area under the ROC curve of {auc:.2f} is not much better than guessing (0.50)."]
+    if auc < 0.5 + margin:
         return [
             f"Too few test images ({result['n']}) to tell the model from guessing: with so few, luck alone reaches an "
             f"area under the ROC curve of {auc:.2f}. Test it on more images."

@@ -77,13 +77,25 @@ def _weighed(weighing: Weighing, thresholds: list[float], form: OperatingPointFo
         "criteria": [(criterion.value, criterion.label) for criterion in CRITERIA],
         "chosen": chosen,
         "prevalence": prevalence,
-        "percent": {"prevalence": round(100 * prevalence, 1), "share_of_positives": 100 * weighing.share_of_positives},
+        "percent": {
+            "prevalence": _prevalence_in_percent(wish, prevalence),
+            "share_of_positives": 100 * weighing.share_of_positives,
+        },
         "figures": figures,
         "rows": _rows(figures),
         "trained": weighing.figures(weighing.trained),
         "counts": {name: len(part.scores) for name, part in weighing.parts.items()},
         "slider": _slider(weighing, thresholds, chosen),
     }
+
+
+def _prevalence_in_percent(wish: Wish, prevalence: float) -> float:
+    """As it was typed, and exact where the threshold depends on it; it may be far below one in a thousand.
+
+    The share of positives, where nobody asked for another one, is rounded.
+    """
+    exact = wish.prevalence is not None or wish.criterion == COST
+    return float(f"{100 * prevalence:.{12 if exact else 3}g}")
 
 
 def _problem(form: OperatingPointForm, name: str, error: str) -> str:

@@ -42,25 +42,32 @@
       const shown = texts(points[position], prevalent);
       for (const cell of document.querySelectorAll(`[data-part="${part}"]`)) cell.textContent = shown[cell.dataset.figure];
     }
-    document.getElementById("shown-threshold").textContent = percent(thresholds[position]);
-    document.getElementById("shown-prevalence").textContent = percent(Number.isNaN(prevalent) ? null : prevalent);
+    for (const place of document.querySelectorAll("[data-shown-threshold]")) place.textContent = percent(thresholds[position]);
+    const told = Number.isNaN(prevalent) ? "not available" : `${Number(Number(prevalence.value).toPrecision(6))}\u00a0%`;
+    document.getElementById("shown-prevalence").textContent = told;
     slider.setAttribute("aria-valuetext", `Threshold ${percent(thresholds[position])}`);
+  }
+
+  // A threshold that is not what the criterion finds is one set by hand.
+  function setByHand(chosen) {
+    save.elements.threshold.value = chosen;
+    save.elements.criterion.value = "by hand";
+    save.elements.target.value = "";
   }
 
   function move() {
     const chosen = thresholds[Number(slider.value)];
     threshold.value = chosen;
-    if (save) {
-      // A threshold that was moved away from what a criterion found is one set by hand.
-      save.elements.threshold.value = chosen;
-      save.elements.criterion.value = "by hand";
-      save.elements.target.value = "";
-    }
+    if (save) setByHand(chosen);
     show();
   }
 
   function weigh() {
-    if (save) save.elements.prevalence.value = prevalence.value;
+    if (save) {
+      // For another prevalence the lowest cost lies elsewhere; what is saved is what stands here.
+      if (save.elements.criterion.value === "cost") setByHand(save.elements.threshold.value);
+      save.elements.prevalence.value = prevalence.value;
+    }
     show();
   }
 

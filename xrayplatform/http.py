@@ -228,7 +228,17 @@ def _problem(status: int, detail: str, errors: Any = None) -> dict[str, Any]:
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": int(status), "detail": detail}
     if errors is not None:
         body["errors"] = errors if isinstance(errors, dict) else {"non_field_errors": errors}
-    return body
+    encodable: dict[str, Any] = _encodable(body)
+    return encodable
+
+
+def _encodable(found: Any) -> Any:
+    """Errors repeat what was sent, and JSON can name half a character (a lone surrogate), which no answer can hold."""
+    if isinstance(found, dict):
+        return {_encodable(key): _encodable(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [_encodable(value) for value in found]
+    return found.encode("utf-8", "replace").decode() if isinstance(found, str) else found
 
 
 def problem_response(status: int, detail: str) -> JsonResponse:

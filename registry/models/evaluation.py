@@ -18,7 +18,7 @@ from xrayplatform import audit
 from xrayplatform.teams import TeamScopedQuerySet
 
 from .. import artifacts, reports
-from ..cautions import Caution, cautions
+from ..cautions import VALIDATION_PART, Caution, cautions
 
 # What the file holds besides the answers: the bootstrap replicates of each figure.
 _REPLICATES = "replicates_"
@@ -154,7 +154,7 @@ class Evaluation(models.Model):
     def cautions(self) -> list[Caution]:
         """What not to believe of the report. On other images training and validation say nothing about the figures."""
         if self.kind == self.Kind.VALIDATION:
-            return cautions(self.report)
+            return [VALIDATION_PART, *cautions(self.report)]
         if self.kind == self.Kind.EXTERNAL:
             return cautions(self.report, test_uses=self.versions_measured)
         measured = Evaluation.objects.with_figures().newest(self.version, self.Kind.VALIDATION)

@@ -68,6 +68,12 @@ def p_value(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+@register.filter
+def rare_percent(share: float) -> str:
+    """In percent with six significant digits and no zeros at the end: for shares that may be far below 0.1 %."""
+    return f"{100 * share:.6g}\u00a0%"
+
+
 @register.inclusion_tag("registry/_interval_bar.html")
 def interval_bar(shown: dict[str, Any]) -> dict[str, Any]:
     """A figure between 0 and 1 as a dot on its interval, in a box of 100 by 10."""

@@ -451,6 +451,8 @@ def test_files_that_cannot_be_read_any_more_are_listed_and_the_others_are_measur
     assert set(told) == {"NORMAL/04.png", "NORMAL/05.png", "PNEUMONIA/06.png"}
     assert "text file" in told["NORMAL/04.png"] and "Other pixels" in told["NORMAL/05.png"]
     assert "3 images could not be read and were left out" in warnings(run)
+    (selection,) = run.evaluation.report["selection"]
+    assert "not known here which images chest v1 learned from" in selection
 
 
 def test_with_no_file_left_the_job_fails_and_says_why(chest):
@@ -523,6 +525,17 @@ def test_a_version_whose_files_were_changed_is_not_measured(chest):
     (version.folder / "openvino" / "model.bin").write_bytes(b"other weights")
     run = evaluated(version, scanned(condition=chest))
     assert run.state == "failed" and "whole" in run.hint
+
+
+def test_a_network_that_answers_with_no_number_is_told_and_nothing_is_stored(chest, monkeypatch):
+    class Broken:
+        def predict(self, images):
+            return np.full((len(images), 2), np.nan)
+
+    monkeypatch.setattr("inference.evaluating.load", lambda folder, sha256: Broken())
+    run = evaluated(make_version(chest), scanned(condition=chest))
+    assert run.state == "failed" and "not a number" in run.error and "Do not use this version" in run.hint
+    assert not Evaluation.objects.exists()
 
 
 def test_progress_is_told_while_images_are_decoded_and_read(chest, monkeypatch):

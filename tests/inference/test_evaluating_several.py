@@ -121,3 +121,27 @@ def test_ten_versions_take_a_bounded_number_of_queries(logged_in, chest, prepara
     many = [ModelVersionFactory(condition=chest, number=number, preprocessing=PIPELINE) for number in range(11, 21)]
     with django_assert_max_num_queries(25):
         logged_in.get(ADDRESS, {"version": [version.pk for version in many]})
+
+
+def test_many_datasets_need_no_more_queries(logged_in, versions, django_assert_max_num_queries):
+    for _ in range(12):
+        PreparationFactory()
+    with django_assert_max_num_queries(20):
+        page = logged_in.get(ADDRESS, {"version": [version.pk for version in versions]})
+    assert len(page.context["usable"]) >= 12
+
+
+def test_a_whole_dataset_counts_as_measured_until_it_changes(logged_in, versions, preparation):
+    dataset = preparation.dataset
+    evaluation = make_evaluation(versions[0], kind="external")
+    type(evaluation).objects.filter(pk=evaluation.pk).update(dataset_digest=dataset.digest)
+    EvaluationRunFactory(version=versions[0], dataset=dataset, evaluation=evaluation, state="succeeded")
+    asked = {"version": [version.pk for version in versions[:2]]}
+
+    def measured():
+        offered = {one.offer.value: one.measured for one in logged_in.get(ADDRESS, asked).context["usable"]}
+        return offered[f"{dataset.pk}-0-all"]
+
+    assert measured() == (versions[0],)
+    type(dataset).objects.filter(pk=dataset.pk).update(digest="f" * 64)
+    assert measured() == ()

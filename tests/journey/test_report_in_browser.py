@@ -63,10 +63,23 @@ def test_saving_from_the_slider_keeps_the_threshold_that_was_shown(page: Any, ve
     page.keyboard.press("ArrowLeft")
     shown = float(page.locator("#id_threshold").input_value())
     page.get_by_label("Reason").fill("One step lower")
-    page.get_by_role("button", name="Save as a threshold set").click()
+    page.get_by_role("button", name="Save ").click()
     page.get_by_text("Threshold set 1 of chest v1 is saved").wait_for()
     point = version.threshold_sets.get()
     assert (point.threshold, point.criterion, point.target) == (shown, "by hand", None)
+
+
+def test_another_prevalence_keeps_the_threshold_that_was_shown(page: Any, version: ModelVersion) -> None:
+    page.goto(f"{reverse('registry:threshold-edit', args=[version.pk])}?criterion=cost&target=5&prevalence=50")
+    shown = float(page.locator("#id_threshold").input_value())
+    page.locator("#id_prevalence").fill("0.03")
+    assert page.locator("#shown-prevalence").inner_text() == "0.03\u00a0%"
+    page.get_by_label("Reason").fill("As shown")
+    page.get_by_role("button", name="Save ").click()
+    page.get_by_text("Threshold set 1 of chest v1 is saved").wait_for()
+    point = version.threshold_sets.get()
+    assert (point.threshold, point.criterion, point.target) == (shown, "by hand", None)
+    assert point.prevalence == pytest.approx(0.0003)
 
 
 def test_the_report_is_drawn_on_the_screen_and_for_paper(page: Any, version: ModelVersion) -> None:

@@ -200,6 +200,12 @@ def test_the_command_acts_as_the_user_it_is_told(served, alice, bob):
         call_command("activate", "chest", "1", user="nobody", stdout=StringIO())
 
 
+def test_the_command_finds_no_version_of_another_team(chest, served, charlie):
+    with pytest.raises(CommandError, match=r"no version 2 of 'chest'\. Known versions: none"):
+        call_command("activate", "chest", "2", user="charlie", stdout=StringIO())
+    assert in_service(chest) == (1, 1)
+
+
 def test_the_command_fails_with_a_reason_for_an_unknown_version(served):
     with pytest.raises(CommandError, match=r"no version 9 of 'chest'\. Known versions: chest v1, chest v2"):
         call_command("activate", "chest", "9", stdout=StringIO())

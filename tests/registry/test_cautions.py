@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from registry import reports
-from registry.cautions import Caution, cautions
+from registry.cautions import Caution, _validation_above, cautions
 
 TWO = ("NORMAL", "PNEUMONIA")
 
@@ -51,7 +51,16 @@ def test_a_sound_version_has_no_cautions():
 def test_a_model_that_guesses_did_not_learn():
     (caution,) = cautions(report(strength=0.02))
     assert caution.code == "did-not-learn"
-    assert "is close to guessing (0.50)" in caution.text and "Check the labels" in caution.advice
+    assert "is not much better than guessing (0.50)" in caution.text and "Check the labels" in caution.advice
+
+
+def test_a_model_that_is_always_wrong_does_worse_than_guessing():
+    (caution,) = cautions(report(strength=-1.0))
+    assert caution.code == "worse-than-guessing" and "as if the classes were exchanged" in caution.text
+    # Of a few images luck explains it as well.
+    few = report(strength=0.0, count=14)
+    assert few["metrics"]["auc"]["value"] < 0.4
+    assert codes(cautions(few))[0] == "did-not-learn"
 
 
 def test_a_good_area_on_a_handful_of_images_may_be_guessing():
@@ -129,8 +138,24 @@ def test_a_difference_within_the_interval_of_either_part_is_no_caution():
     assert cautions(tested, validation={"auc": auc["high"] - 0.002}) == []
     uncertain = {"value": auc["high"] + 0.01, "low": auc["value"] - 0.01, "high": 1.0}
     assert cautions(tested, validation={"metrics": {"auc": uncertain}}) == []
-    certain = uncertain | {"low": auc["value"] + 0.01}
+    # Each outside the other's interval, but the difference of both is uncertain by the root of the sum of the squares.
+    apart = uncertain | {"low": auc["value"] + 0.01}
+    assert cautions(tested, validation={"metrics": {"auc": apart}}) == []
+    certain = uncertain | {"low": auc["high"] + 0.005}
     assert codes(cautions(tested, validation={"metrics": {"auc": certain}})) == ["validation-above-test"]
+
+
+def test_equally_good_parts_are_seldom_called_far_apart():
+    random = np.random.default_rng(5)
+    found = 0
+    for _ in range(2000):
+        before, after = random.normal(0.8, 0.03, 2)
+        figures = [
+            {"metrics": {"auc": {"value": value, "low": value - 1.96 * 0.03, "high": value + 1.96 * 0.03}}}
+            for value in (before, after)
+        ]
+        found += bool(list(_validation_above(figures[1], figures[0])))
+    assert found / 2000 < 0.035  # one-sided 2.5 %
 
 
 def test_images_of_a_few_patients_are_few_however_many_they_are():
@@ -142,7 +167,18 @@ def test_images_of_a_few_patients_are_few_however_many_they_are():
 def test_a_class_with_a_few_images_is_named():
     labels = np.r_[np.ones(7, int), np.zeros(300, int)]
     (caution,) = cautions(report(labels=labels, strength=2.5))
-    assert "with only 7 images of PNEUMONIA" in caution.text
+    assert "from 307 patients, with only 7 of PNEUMONIA" in caution.text
+
+
+def test_a_class_from_a_few_patients_is_named_however_many_images_it_has():
+    labels = np.r_[np.ones(150, int), np.zeros(150, int)]
+    many = report(labels=labels)
+    assert cautions(many) == []
+    many["per_class"][1]["patients"] = 6
+    (caution,) = cautions(many)
+    assert "with only 6 of PNEUMONIA" in caution.text
+    del many["per_class"][1]["patients"]
+    assert cautions(many) == []
 
 
 @pytest.mark.parametrize("uses", [None, 0, 1])

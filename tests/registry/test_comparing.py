@@ -186,17 +186,35 @@ def test_a_difference_that_only_counts_alone_is_not_called_one_among_many():
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(0.0302, "p = 0.03"), (0.0497, "p = 0.0497"), (0.28, "p = 0.28"), (0.0002, "p < 0.001")]
+    ("value", "words"),
+    [(0.0302, "p = 0.03"), (0.0497, "p = 0.0497"), (0.04996, "p = 0.04996"), (0.28, "p = 0.28"), (0.0002, "p < 0.001")],
 )
 def test_a_p_value_is_rounded_without_crossing_the_limit(value, words):
     assert comparing._p(value, 1) == words
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(0.0211, "0.021"), (0.0, "0.000"), (-0.0082, "-0.008"), (0.00042, "0.0004"), (1.0, "1.000")]
+    ("value", "words"),
+    [(0.0211, "0.021"), (0.0, "0.000"), (-0.0082, "-0.008"), (0.00042, "0.0004"), (1.0, "1.000"), (-1e-17, "0.000")],
 )
 def test_a_small_difference_is_still_seen(value, words):
     assert comparing._number(value) == words
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-17])
+def test_equal_areas_of_different_answers_are_not_called_ahead(noise):
+    difference = comparing.Difference(noise, -0.05, 0.05, 0.025, 1.0, 1.0)
+    assert comparing._words_of_areas("v1", "v2", "", difference, "AUC", 1) == (
+        "The data cannot tell v1 and v2 apart: their AUC is the same (95 % interval of the difference -0.050 to 0.050)."
+    )
+
+
+def test_the_bootstrap_of_other_figures_is_corrected_for_all_pairs_too():
+    comparison = compare([contender(f"v{number}", 1 + number / 3, noise=number) for number in range(3)])
+    for metric in comparing.RESAMPLED:
+        found = [pair.metrics[metric] for pair in comparison.pairs]
+        assert all(0 < each.p <= 1 for each in found)
+        assert [each.p_corrected for each in found] == paired.holm([each.p for each in found])
 
 
 def test_a_comparison_is_plain_json():
@@ -295,6 +313,21 @@ def test_a_missing_class_leaves_the_areas_out_and_compares_the_decisions():
     json.dumps(pair.to_json(), allow_nan=False)
 
 
+@pytest.mark.parametrize("classes", [TWO, THREE])
+@pytest.mark.parametrize(("patients", "tested"), [(1, False), (9, False), (10, True)])
+def test_of_a_few_patients_nothing_is_called_better_however_many_images_they_have(classes, patients, tested):
+    versions = [contender("v1", 0.2, classes=classes), contender("v2", 3.0, classes=classes, noise=2)]
+    few = [changed(each, groups=np.arange(COUNT) % patients) for each in versions]
+    comparison = compare(few)
+    (pair,) = comparison.pairs
+    assert pair.auc.difference > 0.1 and (pair.better == "v2") is tested
+    assert all((found.low is not None) is tested for found in (pair.auc, *pair.metrics.values()))
+    assert [placing.shared for placing in comparison.ranking("f1")] == [not tested] * 2
+    if not tested:
+        assert "Images of class NORMAL come from " in pair.conclusion and "cannot be compared" in pair.conclusion
+    json.dumps(pair.to_json(), allow_nan=False)
+
+
 # --- Ranking ---------------------------------------------------------------------------------------------------------
 
 
@@ -311,6 +344,35 @@ def test_versions_that_cannot_be_told_from_the_leader_share_its_place():
         found = places(comparison, metric)
         assert {found[0][0], found[1][0]} == {"v2", "v3"}, metric
         assert [(place, shared) for _, place, shared in found] == [(1, True), (1, True), (3, True), (3, True)], metric
+
+
+def ranked(values: dict[str, float], apart: set[frozenset[str]]) -> list[tuple[str, int | None, bool, bool]]:
+    placed = comparing._placed([comparing.Placing(label, value) for label, value in values.items()], apart)
+    return [(one.label, one.place, one.shared, one.best) for one in placed]
+
+
+def test_the_first_is_the_best_only_where_it_differs_from_each_of_the_others():
+    values = {"v1": 0.9, "v2": 0.8, "v3": 0.79}
+    # v3 cannot be told from v2, which leads the second place, but neither from v1.
+    some = {frozenset(("v1", "v2"))}
+    assert ranked(values, some) == [("v1", 1, False, False), ("v2", 2, True, False), ("v3", 2, True, False)]
+    every = some | {frozenset(("v1", "v3"))}
+    assert ranked(values, every) == [("v1", 1, False, True), ("v2", 2, True, False), ("v3", 2, True, False)]
+
+
+def test_one_version_alone_is_not_the_best():
+    assert ranked({"v1": 0.9}, set()) == [("v1", 1, False, False)]
+    assert ranked({}, set()) == []
+
+
+def test_of_ten_equally_good_versions_none_is_ahead():
+    # Their differences cross the limit one by one, as some of so many do by luck: without the correction v3 would lead.
+    versions = [contender(f"v{number}", 1.2, noise=number + 30) for number in range(10)]
+    comparison = compare(versions)
+    alone = [pair.auc.p for pair in comparison.pairs]
+    assert min(alone) < comparing.SIGNIFICANT
+    for metric in ("auc", "accuracy", "brier"):
+        assert {placing.place for placing in comparison.ranking(metric)} == {1}, metric
 
 
 def test_the_smaller_is_the_better_for_errors():

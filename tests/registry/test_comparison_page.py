@@ -71,6 +71,23 @@ def test_the_better_version_is_first_marked_by_a_word_and_the_difference_said_in
     assert ranking.index("v2</a>") < ranking.index("v1</a>")
 
 
+def test_a_comparison_on_validation_images_says_that_choices_were_made_on_them(logged_in, make_version):
+    first, second = make_version(1), make_version(2)
+    tuned = make_evaluation(first, kind="validation", seed=1)
+    make_evaluation(second, kind="validation", images_like=tuned, seed=2)
+    (note, *_) = asked(logged_in, [first, second], images=tuned.images_digest).json()["notes"]
+    assert note.startswith("These are the validation images of v1 and v2: ") and "advantage" not in note
+    assert escape(note) in page_of(logged_in, [first, second], images=tuned.images_digest)
+
+
+def test_a_version_that_alone_was_tuned_on_the_images_is_named(logged_in, make_version):
+    first, second = make_version(1), make_version(2)
+    tuned = make_evaluation(first, kind="validation", seed=1)
+    make_evaluation(second, kind="external", images_like=tuned, seed=2)
+    (note, *_) = asked(logged_in, [first, second], images=tuned.images_digest).json()["notes"]
+    assert "validation images of v1:" in note and note.endswith("The others have no such advantage here.")
+
+
 def test_equal_versions_share_the_first_place_and_none_is_marked_best(logged_in, make_version):
     versions = [make_version(number) for number in (1, 2, 3)]
     first = make_evaluation(versions[0], seed=1)
@@ -105,7 +122,12 @@ def test_the_pair_table_has_raw_and_corrected_p_values(logged_in, make_version):
     page = page_of(logged_in, versions)
     table = page.split('id="pairs-title"')[1].split("</table>")[0]
     for pair in pairs:
-        for p in (pair["auc"]["p"], pair["auc"]["p_corrected"], pair["decisions"]["p"]):
+        for p in (
+            pair["auc"]["p"],
+            pair["auc"]["p_corrected"],
+            pair["decisions"]["p"],
+            pair["metrics"]["f1"]["p_corrected"],
+        ):
             assert ("&lt; 0.001" if p < 0.001 else f"{p:.3f}") in table
     assert "AUC: DeLong." in table
 

@@ -76,7 +76,7 @@ def test_the_page_says_how_the_figures_came_about(logged_in, version):
     page = page_of(logged_in, make_evaluation(version, preparation=7))
     assert "80 images of 40 patients" in page
     assert "2,000 resamples of whole patients (seed 20517)" in page
-    assert "0.5, chosen on the validation part" in page
+    assert "50.0\N{NO-BREAK SPACE}%, chosen on the validation part" in page
     assert "preparation 7" in page
     assert version.sha256 in page
 
@@ -118,6 +118,12 @@ def test_a_test_far_below_validation_is_a_caution_of_the_test_alone(version):
     codes = {one.kind: {caution.code for caution in one.cautions} for one in (validation, test, external)}
     assert "validation-above-test" in codes["test"]
     assert "validation-above-test" not in codes["validation"] | codes["external"]
+
+
+def test_the_report_of_the_validation_part_says_that_choices_were_made_on_it(logged_in, version):
+    validation = make_evaluation(version, kind="validation", seed=1)
+    assert "threshold were chosen on them" in page_of(logged_in, validation)
+    assert "threshold were chosen on them" not in page_of(logged_in, make_evaluation(version))
 
 
 def test_every_filled_cell_of_the_matrix_leads_to_its_images(logged_in, version):

@@ -113,7 +113,7 @@ def test_data_are_counts_of_images_and_patients(made):
 
 def test_metrics_come_with_their_intervals(made):
     metrics, confusion = section(made, "Metrics")["tables"]
-    assert metrics["caption"] == "Test part: 60 images of 30 patients"
+    assert metrics["caption"].startswith("Test part: 60 images of 30 patients")
     auc = next(row for row in metrics["rows"] if row[0] == "AUC")
     assert re.fullmatch(r"0\.\d{3}", auc[1]) and re.fullmatch(r"0\.\d{3} to [01]\.\d{3}", auc[2])
     assert sum(int(count) for row in confusion["rows"] for count in row[1:]) == 60
@@ -138,6 +138,39 @@ def test_several_classes_are_shown_one_by_one():
     tables = section(card(full(classes=("A", "B", "C"))), "Metrics")["tables"]
     assert [row[0] for row in tables[1]["rows"]] == ["A", "B", "C"]
     assert len(tables[1]["header"]) == len(tables[1]["rows"][0])
+
+
+@pytest.mark.parametrize(
+    ("apart", "said"),
+    [
+        (True, "All images of a patient are in one part"),
+        (False, "Some patients have images in more than one part"),
+        (None, "is not known"),
+    ],
+)
+def test_patients_are_only_called_apart_where_this_is_known(apart, said):
+    told = section(card(replace(full(), patients_apart=apart)), "Splits")["paragraphs"]
+    assert said in told[1] and (("All images" in " ".join(told)) is (apart is True))
+
+
+def test_figures_say_at_which_threshold_they_were_decided(made):
+    figures, _ = section(made, "Metrics")["tables"]
+    assert figures["caption"].endswith("60 images of 30 patients, decided at the threshold 0.5")
+    several = section(card(full(classes=("A", "B", "C"))), "Metrics")["tables"][0]
+    assert "threshold" not in several["caption"]
+
+
+def test_what_is_doubtful_about_the_choice_of_images_stands_with_the_figures():
+    facts = full()
+    note = "It is not known here which images it learned from."
+    other = CardEvaluation("Other images", {**facts.evaluations[0].report, "selection": [note]}, external=True)
+    told = section(card(replace(facts, evaluations=[*facts.evaluations, other])), "Metrics")["paragraphs"]
+    assert told[1:] == [f"Other images: {note}"]
+
+
+def test_a_version_that_was_never_measured_is_not_said_to_be_without_objections():
+    told = section(card(replace(full(), evaluations=[], cautions=[])), "Limits")["paragraphs"]
+    assert told[0] == "Nothing is known about the quality of its answers."
 
 
 def test_what_is_not_known_is_said():

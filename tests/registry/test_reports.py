@@ -181,7 +181,9 @@ def test_of_very_many_groups_the_largest_are_shown_and_the_report_says_so():
 
 def test_few_patients_are_warned_of_by_class():
     images = evaluated([0] * 40 + [1] * 40, [[0.8, 0.2]] * 30 + [[0.2, 0.8]] * 50, [*range(40)] + [40, 41, 42, 43] * 10)
-    (warning,) = make(images, TWO)[0]["warnings"]
+    report, _ = make(images, TWO)
+    assert [row["patients"] for row in report["per_class"]] == [40, 4]
+    (warning,) = report["warnings"]
     assert warning.startswith("Images of class PNEUMONIA come from 4 patients only")
 
 

@@ -175,10 +175,26 @@ def test_an_area_that_luck_explains_is_called_did_not_learn_and_a_clear_one_is_n
     guess = classification_metrics([0, 1] * 40, answers + answers[::-1], ("a", "b"), "b")
     assert guess["auc"] == 0.5
     assert guess["warnings"] == [
-        "Did not learn: an area under the ROC curve of 0.50 cannot be told from guessing (0.50)."
+        "Did not learn: an area under the ROC curve of 0.50 is not much better than guessing (0.50)."
     ]
     labels, probabilities = random_case(0, 200, 2, 12)
     assert classification_metrics(labels, probabilities, ("a", "b"), "b")["warnings"] == []
+
+
+def test_an_area_far_below_one_half_is_called_worse_than_guessing_where_luck_does_not_explain_it():
+    labels, probabilities = random_case(0, 200, 2, 12)
+    turned = classification_metrics(labels, probabilities[:, ::-1], ("a", "b"), "b")
+    (warning,) = turned["warnings"]
+    assert warning.startswith(f"Worse than guessing: an area under the ROC curve of {turned['auc']:.2f}")
+    few = classification_metrics([0, 1, 1], [[0.1, 0.9], [0.2, 0.8], [0.9, 0.1]], ("a", "b"), "b")
+    assert few["auc"] == 0 and few["warnings"][0].startswith("Did not learn")
+
+
+def test_a_threshold_between_two_neighbouring_numbers_moves_no_image():
+    low = 0.9
+    high = np.nextafter(low, 1)
+    threshold = choose_threshold([False, True], [low, high])
+    assert low < threshold <= high
 
 
 @pytest.mark.parametrize(

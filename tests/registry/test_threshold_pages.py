@@ -16,6 +16,8 @@ from tests.registry.evaluations import make_evaluation
 from xrayplatform.audit import AuditEntry
 from xrayplatform.templatetags.platform_tags import percent
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
 
 @pytest.fixture
 def chest(team):
@@ -160,6 +162,23 @@ def test_saving_makes_the_next_set_with_figures_and_audit_entry_and_changes_noth
     assert not Deployment.objects.exists()
 
 
+def test_a_prevalence_far_below_one_in_a_thousand_is_kept_as_it_was_typed(logged_in, url, weighing):
+    asked = {"criterion": "cost", "target": "500", "prevalence": "0.03"}
+    page = logged_in.get(url, asked).content.decode()
+    assert 'type="hidden" name="prevalence" value="0.03"' in page
+    assert '<strong id="shown-prevalence">0.03&nbsp;%</strong>' in page
+    logged_in.post(url, asked | {"reason": "Screening"})
+    (point,) = saved()
+    assert point.prevalence == pytest.approx(0.0003)
+    assert point.threshold == weighing.threshold(Wish("cost", 500, 0.0003))
+    assert f"prevalence 0.03{NO_BREAK}%</td>" in logged_in.get(url).content.decode()
+
+
+def test_the_button_that_saves_says_which_threshold(logged_in, url):
+    page = logged_in.get(url, {"criterion": "by hand", "threshold": "0.25"}).content.decode()
+    assert f"Save <span data-shown-threshold>{percent(0.25)}</span> as a threshold set</button>" in page
+
+
 def test_the_page_lists_the_sets_and_marks_the_one_in_service(logged_in, alice, version, url, weighing):
     for threshold in (0.2, 0.3):
         weighing.save(Wish("by hand", threshold=threshold), reason=f"at {threshold}", by=alice)
@@ -194,7 +213,7 @@ def test_a_set_that_cannot_be_saved_says_why_and_keeps_what_was_typed(logged_in,
 
 def test_who_may_only_look_sees_no_form_and_is_refused(client, bob, url):
     client.force_login(bob)
-    assert "Save as a threshold set" not in client.get(url).content.decode()
+    assert "save-form" not in client.get(url).content.decode()
     assert client.post(url, {"criterion": "youden", "reason": "x"}).status_code == 403
     assert saved() == []
 

@@ -9,7 +9,7 @@ from django.urls import reverse
 from markdown_it import MarkdownIt
 
 from registry import artifacts, cards
-from registry.models import Activation, Deployment, ThresholdSet
+from registry.models import Activation, Deployment, Evaluation, ThresholdSet
 from tests.factories import ConditionFactory, ModelVersionFactory
 from tests.registry.evaluations import answered, make_evaluation, make_images
 
@@ -69,6 +69,25 @@ def test_counts_and_splits_come_from_the_manifest(version):
     assert (facts["Seed"], facts["Images left out"]) == ("7", "3")
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "All images of a patient are in one part"),
+        ({"shared_patients": 2}, "Some patients have images in more than one part"),
+        ({"group_key": "image"}, "is not known"),
+        ({"group_key": "somebody's own"}, "is not known"),
+    ],
+)
+def test_the_card_claims_that_patients_are_apart_only_where_patients_are_known(version, changed, said):
+    manifest(version, DATA | changed)
+    assert said in section(version, "Splits")["paragraphs"][1]
+
+
+def test_without_an_own_test_part_the_limits_are_those_of_other_images(version):
+    make_evaluation(version, kind="external", patients=6)
+    assert "Too few patients to be sure" in section(version, "Limits")["paragraphs"][0]
+
+
 def test_a_version_of_an_earlier_release_tells_what_its_evaluations_know(version):
     make_evaluation(version, patients=20)
     make_evaluation(version, kind="validation", patients=10, seed=1)
@@ -103,13 +122,22 @@ def test_figures_are_those_of_the_test_part_and_of_other_images_but_not_of_valid
     test = make_evaluation(version, patients=20)
     make_evaluation(version, kind="validation", patients=15, seed=1)
     captions = [table["caption"] for table in section(version, "Metrics")["tables"]]
-    assert captions[0] == "Test part: 40 images of 20 patients"
+    assert captions[0] == "Test part: 40 images of 20 patients, decided at the threshold 0.5"
     assert not any("alidation" in caption for caption in captions)
     assert f"{test.metrics['auc']['value']:.3f}" in text_of(version)
     assert "It has not been evaluated on images from outside" in text_of(version)
     make_evaluation(version, kind="external", seed=2)
     assert "Other images, measured" in text_of(version)
     assert "It has not been evaluated on images from outside" not in text_of(version)
+
+
+def test_other_images_of_its_own_dataset_are_not_taken_for_images_from_outside(version):
+    make_evaluation(version)
+    own = make_evaluation(version, kind="external", seed=2)
+    Evaluation.objects.filter(pk=own.pk).update(dataset_name=version.dataset_name)
+    text = text_of(version)
+    assert "Other images of its own dataset, measured" in text
+    assert "It has not been evaluated on images from outside" in text
 
 
 def test_only_the_newest_evaluation_of_each_set_of_images_is_told(version):

@@ -186,12 +186,13 @@ def test_when_one_run_cannot_be_created_none_is(world, monkeypatch):
         return create(cls, *args, **options)
 
     monkeypatch.setattr(TrainingRun, "create", classmethod(fail_at_third))
+    before = AuditEntry.objects.count()
     with pytest.raises(JobError):
         Search.start(world.dataset, grid(seed=[1, 2, 3]), None)
     assert TrainingRun.objects.count() == 1
     assert Search.objects.count() == 1
     assert not OrmQ.objects.exists()
-    assert not AuditEntry.objects.exists()
+    assert AuditEntry.objects.count() == before
 
 
 def test_single_trainings_of_colleagues_go_before_a_search(world, alice):

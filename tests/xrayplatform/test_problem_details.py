@@ -30,6 +30,12 @@ def test_values_of_the_wrong_type_are_400(logged_in, world, value):
     assert list(body["errors"]) == ["learning_rate"]
 
 
+def test_half_a_character_is_a_wrong_value_and_is_repeated_as_a_question_mark(logged_in, world):
+    url = reverse("api:version-operating-points", args=[world.version.pk])
+    answer = logged_in.post(url, '{"criterion": "\\ud800", "reason": "x"}', content_type="application/json")
+    assert check(answer, 400, "Bad Request")["errors"]["criterion"] == ['"?" is not a valid choice.']
+
+
 def test_broken_json_is_400(logged_in):
     response = logged_in.post(reverse("api:run-list"), "{", content_type="application/json")
     check(response, 400, "Bad Request")

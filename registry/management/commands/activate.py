@@ -25,10 +25,11 @@ class Command(PlatformCommand):
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
         if len(options["reason"]) > 500:
             raise CommandError("The reason is too long; 500 characters at most.")
+        by = self.actor(options)
         try:
-            version = ModelVersion.objects.numbered(options["condition"], options["version"])
+            version = ModelVersion.objects.seen_by(by).numbered(options["condition"], options["version"])
             deployment = version.activate(
-                by=self.actor(options),
+                by=by,
                 reason=options["reason"],
                 threshold_set=_threshold_set(version, options["threshold_set"]),
             )
