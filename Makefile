@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 MANAGE := $(BIN)/python manage.py
 STAMPS := .stamps
+# Tests of one file stay in one process.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help demo setup run test test-fast test-postgres lint format bench screenshots clean
 
@@ -56,12 +58,14 @@ $(STAMPS)/static: $(STAMPS)/python $(STAMPS)/node .env $(wildcard static/*)
 	@umask 077 && $(PYTHON) -c 'import secrets; print("SECRET_KEY=" + secrets.token_urlsafe(50))' > .env
 	@echo "Wrote .env with a random SECRET_KEY"
 
+# Journeys have the machine to themselves: they start real workers and watch the clock.
 test: $(STAMPS)/dev $(STAMPS)/node
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
+	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m tests.postgres
 
 test-fast: $(STAMPS)/dev $(STAMPS)/node
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-postgres: $(STAMPS)/dev $(STAMPS)/node
 	$(BIN)/python -m tests.postgres

@@ -25,7 +25,7 @@ from xrayplatform.fields import OneOfField, RowField, StrictSerializer
 from xrayplatform.http import MAX_ROW, Conflict, choice_filter, row_filter
 
 from .looking import Inside, NoMap, Seen, draw_map
-from .looking_views import IMAGES_ON_A_PAGE
+from .looking_views import IMAGES_ON_A_PAGE, KEPT_NOWHERE
 from .models import EvaluationRun
 
 
@@ -170,9 +170,9 @@ class EvaluatedImagesViewSet(GenericViewSet):
     queryset = Evaluation.objects.none()
     serializer_class = LookSerializer
     permissions = {
-        "retrieve": "datasets.view_datasetimage",
-        "map": "datasets.view_datasetimage",
-        "flag": "datasets.flag_datasetimage",
+        "retrieve": ("registry.view_evaluation", "datasets.view_datasetimage"),
+        "map": ("registry.view_evaluation", "datasets.view_datasetimage"),
+        "flag": ("registry.view_evaluation", "datasets.flag_datasetimage"),
     }
 
     def get_queryset(self) -> QuerySet:
@@ -206,7 +206,7 @@ class EvaluatedImagesViewSet(GenericViewSet):
             "problem": inside.source.problem,
             "images": inside.seen(np.asarray(page.object_list, np.int64)),
         }
-        return Response(LookSerializer(answer).data)
+        return Response(LookSerializer(answer).data, headers={"Cache-Control": KEPT_NOWHERE})
 
     @extend_schema(
         parameters=[OpenApiParameter("position", int, required=True), _of_class("class", "default: what was said")],
@@ -243,7 +243,8 @@ class EvaluatedImagesViewSet(GenericViewSet):
             by=request.user,
             seen=f"{inside.evaluation.version} {seen.in_words}",
         )
-        return Response(SeenSerializer(self._seen(inside, seen.position)).data)
+        flagged = SeenSerializer(self._seen(inside, seen.position)).data
+        return Response(flagged, headers={"Cache-Control": KEPT_NOWHERE})
 
     def _inside(self) -> Inside:
         return Inside(self.get_object(), self.request.user)

@@ -79,7 +79,7 @@ class Seen:
 
 
 class Inside:
-    """The answers of an evaluation with the images they are about, as far as `user` may see these.
+    """The answers of an evaluation with the images they are about, as far as `user` may see these; None sees all.
 
     Its properties raise EvaluationUnusable when the answers are gone.
     """
@@ -178,7 +178,7 @@ class Inside:
         return self._source(known.dataset_id, known)
 
     def _source(self, dataset: int, preparation: Preparation | None) -> Source:
-        found = Dataset.objects.visible_to(self.user).filter(pk=dataset).first()
+        found = Dataset.objects.seen_by(self.user).filter(pk=dataset).first()
         if found is None:
             return Source(problem="These images are not in a dataset that you may see.")
         return Source(found, preparation)

@@ -22,6 +22,8 @@ from .looking import Inside, NoMap, Seen, draw_map, map_name
 IMAGES_ON_A_PAGE = 24
 # One entry in the audit log stands for the maps that a user fetches within this time.
 ONE_ENTRY_FOR = timedelta(minutes=5)
+# Paths of images may name patients: no cache holds what shows them, neither the browser's nor a proxy's.
+KEPT_NOWHERE = "private, no-store"
 
 
 def visible_evaluation(user: Any, pk: int) -> Evaluation:
@@ -47,7 +49,9 @@ def evaluation_images(request: HttpRequest, pk: int) -> HttpResponse:
     context["is_cell"] = bool(chosen["true"] and chosen["predicted"])
     number = context["page"].number if "page" in context else None
     audit.record("evaluation.view_images", evaluation, actor=request.user, after={**chosen, "page": number})
-    return render(request, "inference/evaluation_images.html", context)
+    response = render(request, "inference/evaluation_images.html", context)
+    response["Cache-Control"] = KEPT_NOWHERE
+    return response
 
 
 def _class(request: HttpRequest, inside: Inside, name: str) -> str:

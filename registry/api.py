@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
+from xrayplatform import audit
 from xrayplatform.http import Conflict
 
 from .cards import card_of
@@ -89,7 +90,9 @@ class ModelVersionViewSet(ReadOnlyModelViewSet):
     def card(self, request: Request, pk: Any = None) -> Response:
         """The model card: purpose, counts of the data, training, figures with intervals, limits, who approved."""
         versions = self.get_queryset().select_related("condition", "created_by", "parent__condition")
-        return Response(card_of(get_object_or_404(versions, pk=pk)))
+        version = get_object_or_404(versions, pk=pk)
+        audit.record("version.card", version, actor=request.user, after={"format": "json"})
+        return Response(card_of(version))
 
     @extend_schema(request=ActivateSerializer, responses=DeploymentSerializer)
     @action(detail=True, methods=["post"])

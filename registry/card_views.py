@@ -4,6 +4,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_GET
 
+from xrayplatform import audit
 from xrayplatform.access import allow
 
 from . import cards, model_card
@@ -22,8 +23,10 @@ def version_card(request: HttpRequest, pk: int) -> HttpResponse:
     versions = ModelVersion.objects.visible_to(request.user)
     version = get_object_or_404(versions.select_related("condition", "created_by", "parent__condition"), pk=pk)
     card = cards.card_of(version)
-    if request.GET.get("as") in FILES:
-        write, kind, end = FILES[request.GET["as"]]
+    form = request.GET.get("as")
+    if form in FILES:
+        write, kind, end = FILES[form]
+        audit.record("version.card", version, actor=request.user, after={"format": form})
         name = f"model-card-{version.condition.slug}-{version.number}.{end}"
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return HttpResponse(write(card), content_type=kind, headers=headers)

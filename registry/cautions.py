@@ -205,19 +205,33 @@ def _few_patients(report: Report) -> Iterator[Caution]:
     if patients >= FEW_PATIENTS and not small:
         return
     classes = [f"{_patients_of(row):,} of {row['class']}" for row in small]
-    accuracy = _figure(report, "accuracy")
-    spread = (
-        f" The accuracy of {accuracy.value:.2f}, for one, could be anything from {accuracy.low:.2f} to "
-        f"{accuracy.high:.2f} with other patients (95 % interval)."
-        if accuracy and accuracy.low is not None and accuracy.high is not None
-        else ""
-    )
     yield Caution(
         "few-patients",
         f"Too few patients to be sure: the test images come from {_counted(patients, 'patient')}"
-        f"{', with only ' + _listed(classes) if classes else ''}.{spread}",
+        f"{', with only ' + _listed(classes) if classes else ''}."
+        f"{_spread(_figure(report, 'accuracy'), patients)}",
         f"Test it on images of at least {FEW_PATIENTS} patients, and {FEW_PATIENTS_OF_A_CLASS} of each class, before "
         "relying on the figures, better on some hundreds.",
+    )
+
+
+def _spread(accuracy: _Figure | None, patients: int) -> str:
+    """How far the accuracy may be off, as a sentence after a blank; "" where its interval says nothing about that."""
+    if accuracy is None or accuracy.low is None or accuracy.high is None:
+        return ""
+    if accuracy.value == 1 and patients:
+        # Resamples of patients without an error have none either, so that the interval is a point. What n patients
+        # without an error leave possible is exact: 1 - 0.05 ** (1 / n), about 3 / n (Hanley and Lippman-Hand 1983).
+        return (
+            " Every image was read rightly, for one, and still the version might misread up to "
+            f"{100 * (1 - 0.05 ** (1 / patients)):.0f} % of other patients (95 % confidence)."
+        )
+    low, high = f"{accuracy.low:.2f}", f"{accuracy.high:.2f}"
+    if low == high:
+        return ""
+    return (
+        f" The accuracy of {accuracy.value:.2f}, for one, could be anything from {low} to {high} with other patients "
+        "(95 % interval)."
     )
 
 

@@ -19,6 +19,15 @@ def sentences(internal: Figures, external: Figures) -> list[str]:
     return [_sentence(name, internal[key], external[key]) for key, name in COMPARED.items()]
 
 
+def differences(internal: Figures, external: Figures) -> dict[str, float | None]:
+    """Of each of COMPARED the external value minus the internal one; None where either is undefined."""
+    return {key: _difference(internal[key]["value"], external[key]["value"]) for key in COMPARED}
+
+
+def _difference(internal: float | None, external: float | None) -> float | None:
+    return None if internal is None or external is None else external - internal
+
+
 def _sentence(name: str, internal: Mapping[str, Any], external: Mapping[str, Any]) -> str:
     if internal["undefined"] or external["undefined"]:
         where = "here" if external["undefined"] else "on the test part"

@@ -6,6 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_GET
 
+from xrayplatform import audit
 from xrayplatform.access import allow
 
 from . import report_tables
@@ -21,7 +22,9 @@ def evaluation_detail(request: HttpRequest, pk: int) -> HttpResponse:
 @allow("registry.view_evaluation")
 @require_GET
 def evaluation_print(request: HttpRequest, pk: int) -> HttpResponse:
-    return render(request, "registry/evaluation_print.html", _context(request, pk) | {"paper": True})
+    context = _context(request, pk) | {"paper": True}
+    audit.record("evaluation.print", context["evaluation"], actor=request.user)
+    return render(request, "registry/evaluation_print.html", context)
 
 
 def _context(request: HttpRequest, pk: int) -> dict[str, Any]:

@@ -99,9 +99,17 @@ class EvaluationSerializer(EvaluationListSerializer):
     metrics = serializers.DictField(child=FigureSerializer(), read_only=True)
     cautions = CautionSerializer(many=True, read_only=True)
     versions_measured = serializers.IntegerField(read_only=True, help_text="how many versions used these images")
+    drop = serializers.ListField(
+        child=serializers.CharField(), read_only=True, help_text="other images against its own test part, in sentences"
+    )
+    drop_by_figure = serializers.DictField(
+        child=serializers.FloatField(allow_null=True), read_only=True, help_text="the value here minus that on the test"
+    )
 
     class Meta(EvaluationListSerializer.Meta):
-        fields = [*EvaluationListSerializer.Meta.fields, "cautions", "versions_measured", "report"]
+        fields = [
+            *EvaluationListSerializer.Meta.fields, "cautions", "versions_measured", "drop", "drop_by_figure", "report",
+        ]  # fmt: skip
         read_only_fields = fields
 
 
@@ -136,7 +144,12 @@ class SaveOperatingPointSerializer(serializers.Serializer):
         help_text="the sensitivity or specificity to reach, or for the cost how many false alarms a miss is worth",
     )
     prevalence = serializers.FloatField(required=False, allow_null=True, default=None, min_value=0, max_value=1)
-    threshold = serializers.FloatField(required=False, allow_null=True, default=None, help_text="for `by hand`")
+    threshold = serializers.FloatField(
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text="for `by hand`; with another criterion the one that it must find, or nothing is saved",
+    )
     reason = serializers.CharField(max_length=500)
 
     def validate(self, data: dict[str, Any]) -> dict[str, Any]:

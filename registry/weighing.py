@@ -1,5 +1,6 @@
 """Operating points of a version: chosen on its validation part, reported on its test part, saved with a reason."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from .models.threshold_set import ThresholdError
 from .operating_points import OperatingPoint
 
 BY_HAND = ThresholdSet.Criterion.BY_HAND.value
+# Relative distance within which two thresholds are one that was written down and read again.
+SAME = 1e-9
 
 
 class CriterionError(ThresholdError):
@@ -124,8 +127,12 @@ class Weighing:
         return sorted({value for value in (*(point.threshold for point in points), *wanted) if 0 < value < 1})
 
     def save(self, wish: Wish, *, reason: str, by: Any) -> ThresholdSet:
-        """Audited; nothing in service changes. Raises ThresholdError."""
+        """Audited; nothing in service changes. Raises ThresholdError.
+
+        A threshold in a wish by criterion is the one that was looked at; what is saved must be that one.
+        """
         threshold = self.threshold(wish)
+        _check_seen(wish, threshold)
         takes_target = wish.criterion not in (operating_points.YOUDEN, BY_HAND)
         return ThresholdSet.objects.add(
             self.version,
@@ -137,6 +144,16 @@ class Weighing:
             prevalence=wish.prevalence,
             **self.figures(threshold, wish.prevalence),
         )
+
+
+def _check_seen(wish: Wish, threshold: float) -> None:
+    if wish.criterion == BY_HAND or wish.threshold is None or math.isclose(threshold, wish.threshold, rel_tol=SAME):
+        return
+    raise CriterionError(
+        f"This criterion now finds the threshold {threshold:g}, not {wish.threshold:g}, which you were looking at: the "
+        "answers behind it are newer, or something else was asked for. Look at the figures again, and save once more "
+        "if they suit."
+    )
 
 
 def _figures(point: OperatingPoint, prevalence: float | None) -> dict[str, Any]:

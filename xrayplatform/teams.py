@@ -145,7 +145,7 @@ def sync_roles() -> None:
 
 
 class RolePermission(BasePermission):
-    """Deny by default for the API: a view names the permission of each of its actions in `permissions`."""
+    """Deny by default for the API: a view names the permission, or several, of each of its actions in `permissions`."""
 
     message = "Your role does not allow this action. Ask an administrator if you need it."
 
@@ -156,4 +156,6 @@ class RolePermission(BasePermission):
         if action is None:
             raise MethodNotAllowed(request.method)
         needed = getattr(view, "permissions", {}).get(action)
-        return needed is not None and request.user.has_perm(needed)
+        if needed is None:
+            return False
+        return bool(request.user.has_perms((needed,) if isinstance(needed, str) else needed))

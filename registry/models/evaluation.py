@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xrayplatform import audit
 from xrayplatform.teams import TeamScopedQuerySet
 
-from .. import artifacts, reports
+from .. import artifacts, drops, reports
 from ..cautions import VALIDATION_PART, Caution, cautions
 
 # What the file holds besides the answers: the bootstrap replicates of each figure.
@@ -87,6 +87,15 @@ class EvaluationQuerySet(TeamScopedQuerySet):
 
     def newest(self, version: Any, kind: str) -> "Evaluation | None":
         return self.filter(version=version, kind=kind).order_by("pk").last()
+
+    def chosen(self, version: Any, kind: str, number: int | None = None) -> "Evaluation":
+        """The one of that number, or without one the newest of the kind. Raises DoesNotExist, in words."""
+        found = self.newest(version, kind) if number is None else version.evaluations.filter(pk=number).first()
+        if found is None:
+            known = ", ".join(f"{row.pk} ({row.kind})" for row in version.evaluations.defer("report")) or "none"
+            wanted = f"evaluation of kind {kind}" if number is None else f"evaluation {number}"
+            raise Evaluation.DoesNotExist(f"{version} has no {wanted}. Its evaluations: {known}. `evaluate` makes one.")
+        return found
 
     def with_figures(self) -> "EvaluationQuerySet":
         """For lists: `figures` holds what `metrics` would, and the report with all its curves stays in the database."""
@@ -164,6 +173,23 @@ class Evaluation(models.Model):
             history=self.version.history,
             test_uses=self.versions_measured,
         )
+
+    @cached_property
+    def _internal(self) -> dict[str, Any] | None:
+        """The figures on the version's own test part; None where these are not other images, or it has none."""
+        if self.kind != self.Kind.EXTERNAL:
+            return None
+        internal = Evaluation.objects.with_figures().newest(self.version, self.Kind.TEST)
+        return internal.figures if internal else None
+
+    @property
+    def drop(self) -> list[str]:
+        """In sentences, how much less well the version does on other images than on its own test part."""
+        return drops.sentences(self._internal, self.metrics) if self._internal else []
+
+    @property
+    def drop_by_figure(self) -> dict[str, float | None]:
+        return drops.differences(self._internal, self.metrics) if self._internal else {}
 
     @property
     def question(self) -> reports.Question:

@@ -18,6 +18,7 @@ from tests.datasets.files import encode, save
 from tests.factories import ConditionFactory
 from tests.inference.lungs import DARK, patient_film, prepared, scanned, version_of
 from tests.inference.versions import make_version, manifest
+from xrayplatform.audit import AuditEntry
 
 pytestmark = pytest.mark.django_db
 
@@ -36,6 +37,37 @@ def evaluate(folder: Path, **options: object) -> str:
     out = StringIO()
     call_command("evaluate", "chest", "1", str(folder), stdout=out, **options)
     return out.getvalue()
+
+
+def cancel(number: object, **options: object) -> str:
+    out = StringIO()
+    call_command("evaluate", cancel=str(number), stdout=out, **options)
+    return out.getvalue()
+
+
+def test_a_waiting_evaluation_is_cancelled_by_its_number(team, alice, bob, charlie):
+    own = prepared(scanned(condition=ConditionFactory(slug="chest", team=team)))
+    run = EvaluationRun.create(version_of(own), own.dataset, alice, preparation=own, part="test")
+    with pytest.raises(CommandError, match="no role that allows this"):
+        cancel(run.pk, user="bob")
+    for number in (run.pk + 1, "first", "9" * 30):
+        with pytest.raises(CommandError, match="There is no evaluation run"):
+            cancel(number)
+    charlie.groups.set(alice.groups.all())
+    with pytest.raises(CommandError, match="There is no evaluation run"):
+        cancel(run.pk, user="charlie")
+    assert cancel(run.pk, user="alice") == f"Evaluation run {run.pk}: cancelled.\n"
+    assert AuditEntry.objects.filter(action__endswith=".cancel", actor=alice, object_id=str(run.pk)).count() == 1
+    answer = json.loads(cancel(run.pk, json=True))
+    assert answer == {"run": run.pk, "asked": False, "state": "cancelled"}
+    assert "had ended already (cancelled)" in cancel(run.pk)
+
+
+def test_without_a_version_the_command_says_what_to_name():
+    with pytest.raises(CommandError, match="Name a condition and the number of a version"):
+        call_command("evaluate", "chest")
+    with pytest.raises(CommandError, match="Name only the run to cancel"):
+        call_command("evaluate", "chest", "1", cancel="1")
 
 
 def test_several_files_are_read_at_once_and_each_keeps_its_label(films, monkeypatch):

@@ -1,10 +1,12 @@
 """Looking inside an evaluation: each cell of the confusion matrix opens its images, with what the model saw in them."""
 
+import json
 import re
-from io import BytesIO
+from io import BytesIO, StringIO
 
 import numpy as np
 import pytest
+from django.core.management import CommandError, call_command
 from django.urls import reverse
 from PIL import Image
 
@@ -227,6 +229,28 @@ def test_looking_is_in_the_audit_log_and_maps_without_the_page_too(logged_in, al
     ]
 
 
+def test_what_shows_paths_of_images_is_kept_by_no_cache(client, bob, evaluation):
+    client.force_login(bob)
+    assert images_page(client, evaluation)["Cache-Control"] == "private, no-store"
+    address = reverse("api:evaluatedimages-detail", args=[evaluation.pk])
+    assert client.get(address)["Cache-Control"] == "private, no-store"
+    flagged = client.post(reverse("api:evaluatedimages-flag", args=[evaluation.pk]), {"position": 0})
+    assert (flagged.status_code, flagged["Cache-Control"]) == (200, "private, no-store")
+
+
+@pytest.mark.parametrize("missing", ["view_evaluation", "view_datasetimage"])
+def test_page_and_api_need_the_right_to_see_evaluations_and_images(client, bob, team, evaluation, missing):
+    client.force_login(bob)
+    group = bob.groups.get()
+    group.permissions.remove(*group.permissions.filter(codename=missing))
+    assert images_page(client, evaluation).status_code == 403
+    for name in ("detail", "map"):
+        address = reverse(f"api:evaluatedimages-{name}", args=[evaluation.pk])
+        assert client.get(address, {"position": 0}).status_code == 403
+    flagged = client.post(reverse("api:evaluatedimages-flag", args=[evaluation.pk]), {"position": 0})
+    assert flagged.status_code == (403 if missing == "view_evaluation" else 200)
+
+
 # -- Maps
 
 
@@ -351,3 +375,113 @@ def test_the_api_gives_the_map(client, alice, real, monkeypatch):
     monkeypatch.setattr(looking, "SHELF", Shelf())
     real.version.folder.rename(real.version.folder.with_name("away"))
     assert "There is no map" in client.get(address, {"position": 0}).json()["detail"]
+
+
+# -- Command
+
+
+def misread(**options):
+    out = StringIO()
+    call_command("misread", "chest", "3", stdout=out, **options)
+    return out.getvalue()
+
+
+def listed(**options):
+    return json.loads(misread(json=True, **options))
+
+
+def test_the_command_lists_what_the_api_lists_in_the_same_order(client, bob, evaluation):
+    client.force_login(bob)
+    address = reverse("api:evaluatedimages-detail", args=[evaluation.pk])
+    for chosen in ({}, {"true": "NORMAL"}, {"true": "NORMAL", "predicted": "NORMAL"}):
+        answer, page = listed(**chosen, limit=24), client.get(address, chosen).json()
+        assert answer["images"] == page["images"]
+        assert (answer["evaluation"], answer["count"], answer["problem"]) == (evaluation.pk, page["count"], "")
+
+
+def test_the_most_confident_errors_come_first_and_no_more_than_asked_for(evaluation):
+    answer = listed(limit=3)
+    errors = answer["images"]
+    assert len(errors) == 3 < answer["count"]
+    confidence = [image["probabilities"][image["predicted"]] for image in errors]
+    assert confidence == sorted(confidence, reverse=True)
+    assert all(image["true"] != image["predicted"] and image["path"] for image in errors)
+    text = misread(limit=3)
+    assert f"{answer['count']} images of evaluation {evaluation.pk}, 3 of them below" in text
+    first = errors[0]
+    assert f"{first['position']:6d} {first['path']}: {first['true']} called {first['predicted']} (" in text
+
+
+def test_without_a_number_the_newest_test_is_looked_into(evaluation, preparation):
+    make_evaluation(evaluation.version, kind="external", preparation=None)
+    newer = make_evaluation(evaluation.version, preparation=preparation.pk, images=answers_about(preparation, seed=1))
+    assert listed()["evaluation"] == newer.pk
+    assert listed(evaluation=evaluation.pk)["evaluation"] == evaluation.pk
+    with pytest.raises(CommandError, match=r"chest v3 has no evaluation 999\. Its evaluations: "):
+        misread(evaluation=999)
+
+
+def test_looking_leaves_the_entry_of_the_page(evaluation, bob):
+    misread(true="NORMAL", predicted="PNEUMONIA", user="bob")
+    entry = AuditEntry.objects.get(action="evaluation.view_images")
+    assert (entry.actor, entry.channel, entry.object_id) == (bob, "command", str(evaluation.pk))
+    assert entry.after == {"true": "NORMAL", "predicted": "PNEUMONIA", "limit": 20}
+
+
+def test_a_label_is_flagged_as_on_the_page(evaluation, bob):
+    first = listed(true="NORMAL", predicted="PNEUMONIA")["images"][0]
+    text = misread(flag=first["position"], label="PNEUMONIA", comment="consolidation", user="bob")
+    finding = Finding.objects.get()
+    assert text == f"Noted for {first['path']}: {finding.detail}\n"
+    assert (finding.image_id, finding.flagged_by, finding.suggestion) == (first["image"], bob, "PNEUMONIA")
+    assert finding.detail.startswith("bob says that this is PNEUMONIA, not NORMAL: consolidation. chest v3 read PNEU")
+    assert AuditEntry.objects.get(action="image.flag_label").actor == bob
+    assert listed(true="NORMAL", predicted="PNEUMONIA")["images"][0]["flag"] == finding.detail
+    with pytest.raises(CommandError, match="bob has called this label wrong already"):
+        misread(flag=first["position"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"true": "COVID"}, "chest v3 knows no class COVID. There are NORMAL, PNEUMONIA."),
+        ({"limit": 0}, "must lie between 1 and 1000"),
+        ({"comment": "no"}, "go with --flag"),
+        ({"flag": 60}, "no image at position 60"),
+        ({"flag": -1}, "no image at position -1"),
+        ({"flag": 0, "label": "COVID"}, "COVID is none of the other classes"),
+        ({"flag": 0, "comment": "x" * 201}, "200 characters at most"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_nothing_is_flagged(evaluation, options, said):
+    with pytest.raises(CommandError, match=said):
+        misread(**options)
+    assert not Finding.objects.exists()
+
+
+def test_images_and_answers_that_are_gone_are_told(evaluation):
+    first = listed()["images"][0]
+    DatasetImage.objects.filter(pk=first["image"]).delete()
+    gone = listed()["images"][0]
+    assert (gone["position"], gone["path"]) == (first["position"], None)
+    assert f"{first['position']:6d} This image is not in the dataset any more" in misread()
+    with pytest.raises(CommandError, match="not in the dataset any more"):
+        misread(flag=first["position"])
+    file_of(evaluation.key).unlink()
+    with pytest.raises(CommandError, match=r"are missing\. Evaluate the version again\."):
+        misread()
+
+
+def test_a_user_needs_the_rights_of_the_page_and_a_team_that_has_the_version(evaluation, team, auditor, charlie):
+    with pytest.raises(CommandError, match="There is no version 3 of 'chest'"):
+        misread(user="charlie")
+    team.members.add(auditor)
+    assert listed(user=auditor.username)["count"]
+    with pytest.raises(CommandError, match=r"no role that allows this \(datasets.flag_datasetimage\)"):
+        misread(flag=0, user=auditor.username)
+    group = auditor.groups.get()
+    for codename in ("view_datasetimage", "view_evaluation"):
+        group.permissions.remove(*group.permissions.filter(codename=codename))
+        with pytest.raises(CommandError, match=codename):
+            misread(user=auditor.username)
+    assert not Finding.objects.exists()

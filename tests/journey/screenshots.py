@@ -24,6 +24,9 @@ README = {
     "run": "/training/runs/1/",
     "search": "/training/searches/1/",
     "version": "/models/1/",
+    "report": "/models/evaluations/2/",
+    "comparison": "/models/compare/?version=2&version=3&version=4",
+    "inside": "/analysis/evaluated/2/images/",
 }
 EVERY = README | {
     "login": "/login/",
@@ -45,6 +48,9 @@ EVERY = README | {
     "new-preset": "/training/presets/new/",
     "pretrained": "/training/pretrained/",
     "versions": "/models/",
+    "operating-point": "/models/1/operating-point/",
+    "card": "/models/1/card/",
+    "evaluate": "/analysis/evaluations/new/?version=1",
     "history": "/analysis/history/",
     "system": "/system/",
     "audit": "/audit/",

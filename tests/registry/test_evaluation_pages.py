@@ -17,6 +17,7 @@ from registry.models.evaluation import file_of
 from registry.reports import EvaluatedImages
 from tests.factories import ConditionFactory, ModelVersionFactory
 from tests.registry.evaluations import make_evaluation, make_images
+from xrayplatform.audit import AuditEntry
 from xrayplatform.templatetags.platform_tags import figure, percent
 
 GRADES = ["none", "mild", "severe"]
@@ -79,6 +80,7 @@ def test_the_page_says_how_the_figures_came_about(logged_in, version):
     assert "50.0\N{NO-BREAK SPACE}%, chosen on the validation part" in page
     assert "preparation 7" in page
     assert version.sha256 in page
+    assert "the interval of the calibration error (ECE) is only approximate" in page
 
 
 def test_subgroups_have_their_own_figures_and_a_bar(logged_in, version):
@@ -194,6 +196,16 @@ def test_the_printed_report_has_the_same_figures_and_nothing_to_unfold(logged_in
     assert "theme.js" not in page
     assert "<script>" not in page
     assert "/analysis/evaluated/" not in page
+    assert "the interval of the calibration error (ECE) is only approximate" in page
+
+
+def test_a_printed_report_is_in_the_audit_log_and_one_on_the_screen_is_not(logged_in, alice, version):
+    evaluation = make_evaluation(version)
+    page_of(logged_in, evaluation)
+    assert not AuditEntry.objects.filter(object_type="evaluation").exists()
+    logged_in.get(reverse("registry:evaluation-print", args=[evaluation.pk]))
+    entry = AuditEntry.objects.get(action="evaluation.print")
+    assert (entry.actor, entry.object_type, entry.object_id) == (alice, "evaluation", str(evaluation.pk))
 
 
 # -- On the page of the version
@@ -268,6 +280,30 @@ def test_the_api_lists_figures_and_gives_one_report_whole(logged_in, version):
     assert whole["report"] == test.report
     assert whole["versions_measured"] == 1
     assert {"code", "text", "advice"} == set(whole["cautions"][0])
+
+
+def test_the_drop_on_other_images_is_told_by_the_api_and_the_command_as_on_the_page(logged_in, version):
+    test = make_evaluation(version, quality=3.0, patients=100)
+    external = make_evaluation(version, kind="external", quality=0.5, patients=100, seed=2)
+    page = version_page(logged_in, version)
+
+    def told(evaluation):
+        return logged_in.get(reverse("api:evaluation-detail", args=[evaluation.pk])).json()
+
+    whole = told(external)
+    assert len(whole["drop"]) == 2 and " ".join(whole["drop"]) in page
+    difference = external.metrics["auc"]["value"] - test.metrics["auc"]["value"]
+    assert whole["drop_by_figure"]["auc"] == pytest.approx(difference) and difference < 0
+    assert (told(test)["drop"], told(test)["drop_by_figure"]) == ([], {})
+    by_command = json.loads(report("chest", "1", kind="external", json=True))
+    assert by_command["drop"] == whole["drop"] and by_command["drop_by_figure"] == whole["drop_by_figure"]
+    assert whole["drop"][0] in report("chest", "1", kind="external")
+    assert "than on the test part" not in report("chest", "1")
+
+
+def test_without_a_test_part_measured_there_is_no_drop(version):
+    external = make_evaluation(version, kind="external")
+    assert (external.drop, external.drop_by_figure) == ([], {})
 
 
 def test_the_api_filters_evaluations_by_version_kind_and_images(logged_in, version, graded):

@@ -93,4 +93,5 @@ def test_an_undefined_figure_is_not_compared(swapped):
     unknown = known | {"auc": figure(None, undefined="All images have one class.")}
     where = "on the test part" if swapped else "here"
     sentences = drops.sentences(*((unknown, known) if swapped else (known, unknown)))
+    assert drops.differences(*((unknown, known) if swapped else (known, unknown)))["auc"] is None
     assert sentences[0] == f"AUC cannot be compared: it is undefined {where}. All images have one class."

@@ -148,11 +148,12 @@ def test_the_page_asks_the_database_little(logged_in, alice, url, weighing, djan
 def test_saving_makes_the_next_set_with_figures_and_audit_entry_and_changes_nothing_in_service(
     logged_in, alice, version, url, weighing
 ):
-    asked = {"criterion": "sensitivity", "target": "95", "prevalence": "10", "threshold": "0.5", "reason": "Screening"}
+    found = weighing.threshold(Wish("sensitivity", 0.95))
+    asked = {"criterion": "sensitivity", "target": "95", "prevalence": "10", "threshold": found, "reason": "Screening"}
     page = logged_in.post(url, asked, follow=True).content.decode()
     assert "Threshold set 1 of chest v1 is saved. Nothing in service has changed" in page
     (point,) = saved()
-    assert point.threshold == weighing.threshold(Wish("sensitivity", 0.95)) != 0.5
+    assert point.threshold == found != 0.5
     assert (point.criterion, point.target, point.prevalence) == ("sensitivity", 0.95, 0.1)
     assert (point.created_by, point.reason) == (alice, "Screening")
     assert {"validation": point.validation, "test": point.test} == weighing.figures(point.threshold, 0.1)
@@ -160,6 +161,26 @@ def test_saving_makes_the_next_set_with_figures_and_audit_entry_and_changes_noth
     assert (entry.actor, entry.object_id, entry.before) == (alice, str(version.pk), {"threshold": 0.5})
     assert entry.after == {"threshold_set": 1, "threshold": point.threshold, "reason": "Screening"}
     assert not Deployment.objects.exists()
+
+
+def test_a_criterion_that_finds_another_threshold_than_was_looked_at_saves_nothing(logged_in, version, url, weighing):
+    asked = {"criterion": "sensitivity", "target": "95", "reason": "Screening"}
+    form = logged_in.get(url, asked).content.decode().split('id="save-form"')[1]
+    shown = form.split('name="threshold" value="')[1].split('"')[0]
+    assert float(shown) == weighing.threshold(Wish("sensitivity", 0.95))
+    # Somebody evaluates the version on validation again while the page is open.
+    make_evaluation(version, kind="validation", seed=9)
+    now = Weighing.of(version).threshold(Wish("sensitivity", 0.95))
+    response = logged_in.post(url, asked | {"threshold": shown})
+    page = response.content.decode()
+    assert response.status_code == 400 and saved() == []
+    assert f"now finds the threshold {now:g}, not {float(shown):g}" in page and "Look at the figures again" in page
+    assert f'name="threshold" value="{now}"' in page
+    api = reverse("api:version-operating-points", args=[version.pk])
+    told = logged_in.post(api, asked | {"target": 0.95, "threshold": float(shown)})
+    assert told.status_code == 400 and "now finds" in told.json()["errors"]["threshold"][0]
+    logged_in.post(url, asked | {"threshold": str(now)})
+    assert [point.threshold for point in saved()] == [now]
 
 
 def test_a_prevalence_far_below_one_in_a_thousand_is_kept_as_it_was_typed(logged_in, url, weighing):

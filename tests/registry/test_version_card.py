@@ -12,6 +12,7 @@ from registry import artifacts, cards
 from registry.models import Activation, Deployment, Evaluation, ThresholdSet
 from tests.factories import ConditionFactory, ModelVersionFactory
 from tests.registry.evaluations import answered, make_evaluation, make_images
+from xrayplatform.audit import AuditEntry
 
 DATA = {
     "counts": {
@@ -199,6 +200,23 @@ def test_page_markdown_json_and_api_tell_the_same(logged_in, version):
         reverse("registry:version-card", args=[version.pk])
         in logged_in.get(version.get_absolute_url()).content.decode()
     )
+
+
+def test_a_card_that_is_taken_along_is_in_the_audit_log_with_its_format(logged_in, alice, version):
+    logged_in.get(address(version))
+    assert not AuditEntry.objects.filter(action="version.card").exists()
+    for form in ("markdown", "json"):
+        logged_in.get(address(version, **{"as": form}))
+    logged_in.get(reverse("api:version-card", args=[version.pk]))
+    call_command("model_card", "chest", "3", form="html", stdout=StringIO())
+    entries = AuditEntry.objects.filter(action="version.card").order_by("seq")
+    assert [(entry.actor, entry.after["format"]) for entry in entries] == [
+        (alice, "markdown"),
+        (alice, "json"),
+        (alice, "json"),
+        (None, "html"),
+    ]
+    assert {entry.object_id for entry in entries} == {str(version.pk)}
 
 
 def test_hostile_words_stay_text_on_the_page_in_markdown_and_in_html(logged_in, version, team, alice):

@@ -1,4 +1,7 @@
-"""`manage.py evaluate CONDITION VERSION (--dataset NAME | FOLDER)`: measure a version on other images."""
+"""`manage.py evaluate CONDITION VERSION (--dataset NAME | FOLDER)`: measure a version on other images.
+
+`evaluate --cancel RUN` stops an evaluation that waits or runs.
+"""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -14,6 +17,7 @@ from inference.models import EvaluationRun
 from inference.tasks import run_evaluation
 from registry.models import Evaluation, ModelVersion
 from xrayplatform.commands import PlatformCommand
+from xrayplatform.http import row_number
 from xrayplatform.jobs import JobError
 
 # As the key figures of versions are called, and as reports call them.
@@ -33,8 +37,8 @@ class Command(PlatformCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("condition", help="the condition's slug")
-        parser.add_argument("version", type=int, help="the version's number")
+        parser.add_argument("condition", nargs="?", help="the condition's slug")
+        parser.add_argument("version", type=int, nargs="?", help="the version's number")
         parser.add_argument(
             "folder", type=Path, nargs="?", help="class folders named as the version's classes, outside of the datasets"
         )
@@ -45,8 +49,18 @@ class Command(PlatformCommand):
             choices=EvaluationRun.Part.values,
             help="default: all images of the dataset, or with --preparation its test part",
         )
+        parser.add_argument("--cancel", metavar="RUN", help="instead of measuring: cancel this evaluation run")
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
+        if options["cancel"] is not None:
+            if options["condition"] is not None:
+                raise CommandError("Name only the run to cancel, and no condition.")
+            return _cancelled(options["cancel"], self.actor(options))
+        if options["version"] is None:
+            raise CommandError("Name a condition and the number of a version.")
+        return self._measured(options)
+
+    def _measured(self, options: dict[str, Any]) -> dict[str, Any]:
         if (options["folder"] is None) == (options["dataset"] is None):
             raise CommandError("Name either a folder or, with --dataset, a dataset.")
         if options["folder"] is not None and (options["preparation"] or options["part"]):
@@ -83,6 +97,9 @@ class Command(PlatformCommand):
         return run.evaluation, run.problems
 
     def show(self, result: dict[str, Any]) -> None:
+        if "run" in result:
+            self.stdout.write(f"Evaluation run {result['run']}: {_end(result)}")
+            return
         self.stdout.write(f"{result['n']} radiographs, {len(result['errors'])} could not be read")
         for name in FIGURES:
             if name in result:
@@ -93,6 +110,20 @@ class Command(PlatformCommand):
         for warning in result["warnings"]:
             self.stdout.write(f"  ! {warning}")
         self.stdout.write(f"Kept as evaluation {result['evaluation']}")
+
+
+def _cancelled(number: str, by: Any) -> dict[str, Any]:
+    run = EvaluationRun.objects.seen_by(by).filter(pk=row_number(number)).first()
+    if run is None:
+        raise CommandError(f"There is no evaluation run {number}.")
+    asked = run.request_cancel(by)
+    return {"run": run.pk, "asked": asked, "state": run.state}
+
+
+def _end(result: dict[str, Any]) -> str:
+    if not result["asked"]:
+        return f"it had ended already ({result['state']})."
+    return "cancelled." if result["state"] == EvaluationRun.State.CANCELLED else "asked to stop; it ends in a moment."
 
 
 def _preparation(version: ModelVersion, dataset: Dataset, options: dict[str, Any]) -> Preparation | None:

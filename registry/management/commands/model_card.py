@@ -9,6 +9,7 @@ from django.template.loader import render_to_string
 
 from registry import cards, model_card
 from registry.models import ModelVersion
+from xrayplatform import audit
 from xrayplatform.commands import PlatformCommand
 
 WRITERS = {
@@ -30,13 +31,15 @@ class Command(PlatformCommand):
         parser.add_argument("--out", metavar="FILE", help="write to this file, which must not exist yet")
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
-        versions = ModelVersion.objects.seen_by(self.actor(options)).select_related("created_by", "parent__condition")
+        actor = self.actor(options)
+        versions = ModelVersion.objects.seen_by(actor).select_related("created_by", "parent__condition")
         try:
             version = versions.numbered(options["condition"], options["version"])
         except ModelVersion.DoesNotExist as error:
             raise CommandError(str(error)) from error
         card = cards.card_of(version)
         text = WRITERS[options["form"]](card)
+        audit.record("version.card", version, actor=actor, after={"format": options["form"]})
         if options["out"]:
             _write(Path(options["out"]), text)
         return {"version": str(version), "file": options["out"], "card": card, "text": text}

@@ -29,9 +29,9 @@ class Command(PlatformCommand):
         try:
             versions = ModelVersion.objects.seen_by(actor)
             version = versions.numbered(options["condition"], options["version"])
-        except ModelVersion.DoesNotExist as error:
+            evaluation = Evaluation.objects.chosen(version, options["kind"], options["evaluation"])
+        except (ModelVersion.DoesNotExist, Evaluation.DoesNotExist) as error:
             raise CommandError(str(error)) from error
-        evaluation = _evaluation(version, options)
         return {
             "condition": version.condition.slug,
             "version": version.number,
@@ -40,6 +40,8 @@ class Command(PlatformCommand):
             "dataset": evaluation.dataset_name,
             "versions_measured": evaluation.versions_measured,
             "cautions": [caution.to_json() for caution in evaluation.cautions],
+            "drop": evaluation.drop,
+            "drop_by_figure": evaluation.drop_by_figure,
             "report": evaluation.report,
         }
 
@@ -49,24 +51,13 @@ class Command(PlatformCommand):
         self.stdout.write(f"{report['n']:,} images of {report['patients']:,} patients: {result['dataset']}")
         for caution in result["cautions"]:
             self.stdout.write(f"! {caution['text']} {caution['advice']}")
+        for sentence in result["drop"]:
+            self.stdout.write(sentence)
         for row in report_tables.figure_rows(report["metrics"]):
             self.stdout.write(f"  {row['words'].name:24} {_in_words(row['figure'])}")
         self.stdout.write("Confusion matrix (rows: true class, columns: decision)")
         for name, counts in zip(report["classes"], report["confusion_matrix"], strict=True):
             self.stdout.write(f"  {name:24} " + " ".join(f"{count:6d}" for count in counts))
-
-
-def _evaluation(version: ModelVersion, options: dict[str, Any]) -> Evaluation:
-    number, kind = options["evaluation"], options["kind"]
-    if number is None:
-        evaluation = Evaluation.objects.newest(version, kind)
-    else:
-        evaluation = version.evaluations.filter(pk=number).first()
-    if evaluation is None:
-        known = ", ".join(f"{row.pk} ({row.kind})" for row in version.evaluations.defer("report")) or "none"
-        wanted = f"evaluation of kind {kind}" if number is None else f"evaluation {number}"
-        raise CommandError(f"{version} has no {wanted}. Its evaluations: {known}. `evaluate` makes one.")
-    return evaluation
 
 
 def _in_words(figure: dict[str, Any]) -> str:
