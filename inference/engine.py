@@ -178,14 +178,19 @@ class Served:
     failure: str | None = None
 
 
+@dataclass(frozen=True)
+class _Failure:
+    message: str
+    retry_at: float
+
+
 @dataclass
 class _Slot:
     lock: threading.Lock = field(default_factory=threading.Lock)
     current: Served | None = None
     previous: Served | None = None
-    failed_epoch: int | None = None
-    failure: str = ""
-    retry_at: float = 0.0
+    # By epoch: what an older version answers meanwhile must neither hide nor repeat the failure of a newer one.
+    failures: dict[int, _Failure] = field(default_factory=dict)
 
 
 class Engine:
@@ -211,7 +216,7 @@ class Engine:
         if current is not None and current.epoch >= epoch:
             return current
         if not slot.lock.acquire(blocking=current is None):
-            return self._old(slot)
+            return self._old(slot, epoch)
         try:
             return self._swap(slot, version_id, epoch, loader)
         finally:
@@ -225,18 +230,19 @@ class Engine:
         current = slot.current
         if current is not None and current.epoch >= epoch:
             return current
-        if slot.failed_epoch == epoch and time.monotonic() < slot.retry_at:
-            return self._old(slot)
+        failure = slot.failures.get(epoch)
+        if failure is not None and time.monotonic() < failure.retry_at:
+            return self._old(slot, epoch)
         try:
             model = self._warm(slot, version_id) or loader()
         except Exception as error:
             logger.exception("Loading model version %s failed", version_id)
-            slot.failed_epoch, slot.failure = epoch, str(error)
-            slot.retry_at = time.monotonic() + RETRY_SECONDS
-            return self._old(slot)
+            slot.failures[epoch] = _Failure(str(error), time.monotonic() + RETRY_SECONDS)
+            return self._old(slot, epoch)
         if current is not None and current.version_id != version_id:
             slot.previous = current
-        slot.current, slot.failure = Served(model, version_id, epoch), ""
+        slot.current = Served(model, version_id, epoch)
+        slot.failures = {later: failure for later, failure in slot.failures.items() if later > epoch}
         return slot.current
 
     @staticmethod
@@ -247,8 +253,9 @@ class Engine:
         return None
 
     @staticmethod
-    def _old(slot: _Slot) -> Served:
-        current = slot.current
+    def _old(slot: _Slot, epoch: int) -> Served:
+        current, failure = slot.current, slot.failures.get(epoch)
+        message = failure.message if failure else None
         if current is None:
-            raise EngineError(slot.failure)
-        return Served(current.model, current.version_id, current.epoch, slot.failure or None)
+            raise EngineError(message)
+        return Served(current.model, current.version_id, current.epoch, message)

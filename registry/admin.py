@@ -1,10 +1,31 @@
-from django.contrib import admin
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db import transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
-from xrayplatform.admin import ReadOnlyAdmin
+from xrayplatform import audit
+from xrayplatform.admin import AuditedAdmin, ReadOnlyAdmin
 
-from .models import Activation, Deployment, Evaluation, ModelVersion, ThresholdSet
+from . import exporting, signing
+from .models import (
+    Activation,
+    Deployment,
+    Evaluation,
+    Event,
+    IntegrityCheck,
+    ModelVersion,
+    PackageImport,
+    ScheduledActivation,
+    ThresholdSet,
+    TrustedOrigin,
+    VerificationRun,
+    Webhook,
+    WebhookDelivery,
+)
+from .models.webhook import TEST
 
 
 @admin.register(ModelVersion)
@@ -29,6 +50,28 @@ class ActivationAdmin(ReadOnlyAdmin):
     list_display = ["at", "condition", "from_version", "to_version", "by", "reason"]
     list_filter = ["condition"]
     list_select_related = ["condition", "from_version__condition", "to_version__condition", "by"]
+
+
+@admin.register(ScheduledActivation)
+class ScheduledActivationAdmin(ReadOnlyAdmin):
+    team_path = "version__condition__team"
+    list_display = ["at", "version", "state", "by", "reason", "message"]
+    list_filter = ["state", "version__condition"]
+    list_select_related = ["version__condition", "by"]
+
+
+@admin.register(IntegrityCheck)
+class IntegrityCheckAdmin(ReadOnlyAdmin):
+    team_path = "version__condition__team"
+    list_display = ["version", "reason", "message", "since", "checked_at"]
+    list_filter = ["reason", "version__condition"]
+    list_select_related = ["version__condition"]
+
+
+@admin.register(VerificationRun)
+class VerificationRunAdmin(ReadOnlyAdmin):
+    list_display = ["created_at", "state", "versions_count", "damaged_count", "message"]
+    list_filter = ["state"]
 
 
 @admin.register(Evaluation)
@@ -59,3 +102,97 @@ class ThresholdSetAdmin(ReadOnlyAdmin):
     list_display = ["version", "number", "threshold", "criterion", "reason", "created_by", "created_at"]
     list_filter = ["criterion", "version__condition"]
     list_select_related = ["version__condition", "created_by"]
+
+
+@admin.register(TrustedOrigin)
+class TrustedOriginAdmin(AuditedAdmin):
+    """Nobody deletes one, so that it stays known whose packages were taken; one that is not active counts no more."""
+
+    list_display = ["name", "key_id", "active", "created_at"]
+    list_filter = ["active"]
+    search_fields = ["name", "public_key", "key_id"]
+    fields = ["name", "public_key", "key_id", "active"]
+    readonly_fields = ["key_id"]
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        """A key is never exchanged under a name: the audit log would tell of two sites as of one."""
+        return ["key_id", "public_key"] if obj else ["key_id"]
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        shown = {"site_name": exporting.site_name()}
+        try:
+            shown["public_key"] = exporting.site_key().public_key
+        except signing.SigningError as error:
+            shown["key_problem"] = str(error)
+        return super().changelist_view(request, {**(extra_context or {}), **shown})
+
+
+@admin.register(PackageImport)
+class PackageImportAdmin(ReadOnlyAdmin):
+    list_display = ["id", "package", "condition", "version", "state", "reason", "accepted", "created_by", "created_at"]
+    list_filter = ["state", "accepted", "reason"]
+    search_fields = ["package__sha256", "package__key_id"]
+    list_select_related = ["package", "condition", "version__condition", "created_by"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet:
+        return super().get_queryset(request) & PackageImport.objects.visible_to(request.user)
+
+
+class WebhookForm(forms.ModelForm):
+    events = forms.MultipleChoiceField(choices=Event, widget=forms.CheckboxSelectMultiple)
+    secret = forms.CharField(
+        max_length=200,
+        min_length=16,
+        required=False,
+        widget=forms.PasswordInput,
+        help_text="At least 16 characters; it is not shown again. Leave it empty to keep the one there is.",
+    )
+
+    class Meta:
+        model = Webhook
+        fields = ["name", "url", "secret", "events", "active"]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # A field that was left empty is no change of the secret, for the audit log either.
+        self.initial.pop("secret", None)
+
+    def clean_secret(self) -> str:
+        secret: str = self.cleaned_data["secret"] or self.instance.secret
+        if not secret:
+            raise forms.ValidationError("Give a secret, so that the receiver can verify who calls.")
+        return secret
+
+
+@admin.register(Webhook)
+class WebhookAdmin(AuditedAdmin):
+    """The list of addresses that the platform calls; none besides."""
+
+    form = WebhookForm
+    list_display = ["name", "url", "events", "active"]
+    list_filter = ["active"]
+    search_fields = ["name", "url"]
+    actions = ["send_test"]
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        """Who may only look would be shown the secret as plain text."""
+        may_write = obj is None or self.has_change_permission(request, obj)
+        return [name for name in WebhookForm.Meta.fields if may_write or name != "secret"]
+
+    @admin.action(description="Send a test call", permissions=["change"])
+    def send_test(self, request: HttpRequest, queryset: QuerySet) -> None:
+        with transaction.atomic():
+            for webhook in queryset:
+                webhook.enqueue(TEST, {})
+                audit.record("webhook.test", webhook, actor=request.user)
+        messages.info(request, "The calls are under way; see Webhook deliveries for what came of them.")
+
+
+@admin.register(WebhookDelivery)
+class WebhookDeliveryAdmin(ReadOnlyAdmin):
+    list_display = ["created_at", "event", "webhook", "state", "tries", "next_at"]
+    list_filter = ["state", "event", "webhook"]
+    list_select_related = ["webhook"]

@@ -1,9 +1,11 @@
-"""API: model versions, their evaluations and operating points, and activation."""
+"""API: model versions, their evaluations and operating points."""
 
 from typing import Any
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema
+from django.http import FileResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
 from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound, ValidationError
@@ -16,15 +18,14 @@ from xrayplatform import audit
 from xrayplatform.http import Conflict
 
 from .cards import card_of
+from .exporting import FORMS, REFUSALS, take_along
 from .filters import EvaluationFilter, ModelVersionFilter
 from .image_sets import ComparisonError, chosen_versions
-from .models import ActivationError, Evaluation, ModelVersion, ThresholdSet
+from .models import Evaluation, ModelVersion, ThresholdSet
 from .models.threshold_set import ThresholdError
 from .serializers import (
-    ActivateSerializer,
     CompareSerializer,
     ComparisonSerializer,
-    DeploymentSerializer,
     EpochSerializer,
     EvaluationListSerializer,
     EvaluationSerializer,
@@ -34,11 +35,12 @@ from .serializers import (
     SaveOperatingPointSerializer,
     ThresholdSetSerializer,
 )
+from .service_api import ServiceActions
 from .side_by_side import side_by_side
 from .weighing import CriterionError, Weighing
 
 
-class ModelVersionViewSet(ReadOnlyModelViewSet):
+class ModelVersionViewSet(ServiceActions, ReadOnlyModelViewSet):
     """The versions of every condition; their content never changes."""
 
     queryset = ModelVersion.objects.none()
@@ -50,14 +52,15 @@ class ModelVersionViewSet(ReadOnlyModelViewSet):
         "history": "registry.view_modelversion",
         "compare": "registry.view_modelversion",
         "card": "registry.view_modelversion",
-        "activate": "registry.activate_modelversion",
+        "export": "registry.export_modelversion",
         "operating_points": "registry.view_thresholdset",
         "save_operating_point": "registry.add_thresholdset",
+        **ServiceActions.service_permissions,
     }
 
     def get_queryset(self) -> QuerySet:
         versions = ModelVersion.objects.visible_to(self.request.user)
-        return versions.select_related("condition", "created_by").with_activity()
+        return versions.select_related("condition", "created_by", "integrity").with_activity()
 
     @extend_schema(responses=EpochSerializer(many=True))
     @action(detail=True, pagination_class=None, filter_backends=[])
@@ -94,22 +97,22 @@ class ModelVersionViewSet(ReadOnlyModelViewSet):
         audit.record("version.card", version, actor=request.user, after={"format": "json"})
         return Response(card_of(version))
 
-    @extend_schema(request=ActivateSerializer, responses=DeploymentSerializer)
-    @action(detail=True, methods=["post"])
-    def activate(self, request: Request, pk: Any = None) -> Response:
-        """Put this version in service for its condition; every process switches without a restart."""
-        version = self.get_object()
-        options = ActivateSerializer(data=request.data)
-        options.is_valid(raise_exception=True)
+    @extend_schema(
+        parameters=[OpenApiParameter("as", str, enum=list(FORMS), description="default: package")],
+        responses={(200, "application/zip"): OpenApiTypes.BINARY},
+    )
+    @action(detail=True, pagination_class=None, filter_backends=[])
+    def export(self, request: Request, pk: Any = None) -> FileResponse:
+        """The version as a signed package, or as a file for other tools, verified against its golden outputs."""
+        version = get_object_or_404(self.get_queryset().select_related("parent"), pk=pk)
+        form = request.query_params.get("as", "package")
+        if form not in FORMS:
+            raise ValidationError({"as": [f"There are {', '.join(FORMS)}."]})
         try:
-            deployment = version.activate(
-                by=request.user,
-                reason=options.validated_data["reason"],
-                threshold_set=_threshold_set(version, options.validated_data["threshold_set"]),
-            )
-        except ActivationError as error:
+            file = take_along(version, form, by=request.user)
+        except REFUSALS as error:
             raise Conflict(str(error)) from error
-        return Response(DeploymentSerializer(deployment).data)
+        return FileResponse(file, as_attachment=True, filename=FORMS[form].file_name(version))
 
     @extend_schema(responses=OperatingPointsSerializer)
     @action(detail=True, url_path="operating-points", pagination_class=None, filter_backends=[])
@@ -165,12 +168,3 @@ def _weighing(version: ModelVersion) -> Weighing:
         return Weighing.of(version)
     except ThresholdError as error:
         raise Conflict(str(error)) from error
-
-
-def _threshold_set(version: ModelVersion, number: int | None) -> ThresholdSet | None:
-    if number is None:
-        return None
-    point = version.threshold_sets.filter(number=number).first()
-    if point is None:
-        raise ValidationError({"threshold_set": [f"{version} has no threshold set {number}."]})
-    return point

@@ -71,13 +71,14 @@ def save(
     manifest: dict[str, Any],
     weights: dict[str, NDArray[Any]],
     openvino: Path | None,
-    predictions: dict[str, NDArray[Any]],
+    predictions: dict[str, NDArray[Any]] | None,
 ) -> str:
     """Write a version folder and return its digest, the sha256 of its manifest.
 
     folder: a staging place of the caller's own, from where `place` moves it into the registry; what an earlier
     attempt left there is replaced. It appears whole or not at all. openvino: a folder with model.xml and model.bin,
-    or None. Raises ArtifactError (unusable) when a weight is not finite.
+    or None. predictions: None for a version that was not measured here. Raises ArtifactError (unusable) when a weight
+    is not finite.
     """
     from safetensors.numpy import save_file
 
@@ -90,11 +91,12 @@ def save(
         (part / "openvino").mkdir()
         for member in OPENVINO:
             shutil.copyfile(openvino / Path(member).name, part / member)
-    np.savez_compressed(part / PREDICTIONS, allow_pickle=False, **predictions)
+    if predictions is not None:
+        np.savez_compressed(part / PREDICTIONS, allow_pickle=False, **predictions)
     members = {member: _describe(part / member) for member in MEMBERS if (part / member).exists()}
     content = json.dumps({**manifest, "format": FORMAT, "members": members}, indent=1, sort_keys=True, allow_nan=False)
     (part / MANIFEST).write_text(content, encoding="utf-8")
-    _sync_tree(part)
+    sync_tree(part)
     place(part, folder)
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -103,7 +105,12 @@ def load(folder: Path, sha256: str) -> Artifact:
     """Verify a version folder against its digest and return it. Raises ArtifactError; nothing is used before."""
     manifest = load_manifest(folder, sha256)
     for member, expected in manifest["members"].items():
-        _verify(folder, member, expected)
+        try:
+            _verify(folder, member, expected)
+        except OSError as error:
+            raise ArtifactError(
+                "unreadable", f"{member} of version {folder.name} cannot be read ({error.strerror}); restore it."
+            ) from error
     return Artifact(folder, manifest, sha256)
 
 
@@ -200,7 +207,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Force every file below a folder, and its entries, to the disk."""
     for path in folder.rglob("*"):
         sync(path)
     sync(folder)

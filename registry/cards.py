@@ -32,7 +32,7 @@ def card_of(version: ModelVersion) -> model_card.Card:
 
 def facts_of(version: ModelVersion) -> model_card.CardFacts:
     data = _about_data(version)
-    evaluations = _evaluations(version)
+    evaluations = evaluations_of(version)
     shown = [row for row in evaluations if row.kind != Evaluation.Kind.VALIDATION]
     # The one of the own test part is the first, where there is one.
     foremost = next(iter(shown), None)
@@ -94,7 +94,7 @@ def _numbers(found: Any) -> dict[str, int]:
     return {name: value for name, value in found.items() if type(value) is int} if isinstance(found, dict) else {}
 
 
-def _evaluations(version: ModelVersion) -> list[Evaluation]:
+def evaluations_of(version: ModelVersion) -> list[Evaluation]:
     """The newest on the own test part, then on the own validation part, then on other images, each set once."""
     rows = list(version.evaluations.defer("report").order_by("-pk"))
     newest: dict[tuple[str, str], Evaluation] = {}
@@ -114,7 +114,7 @@ def _evaluation(row: Evaluation) -> model_card.CardEvaluation:
     if row.kind == Evaluation.Kind.EXTERNAL:
         which = "Other images" if _is_from_outside(row) else "Other images of its own dataset"
         title = f"{which}, measured {row.created_at:%Y-%m-%d}"
-    return model_card.CardEvaluation(title, _without_folders(row.report), _is_from_outside(row))
+    return model_card.CardEvaluation(title, without_folders(row.report), _is_from_outside(row))
 
 
 def _is_from_outside(row: Evaluation) -> bool:
@@ -122,7 +122,7 @@ def _is_from_outside(row: Evaluation) -> bool:
     return row.kind == Evaluation.Kind.EXTERNAL and row.dataset_name != row.version.dataset_name
 
 
-def _without_folders(report: Mapping[str, Any]) -> dict[str, Any]:
+def without_folders(report: Mapping[str, Any]) -> dict[str, Any]:
     kept = [found for found in report["subgroups"] if found["attribute"].casefold() not in FOLDERS]
     return {**report, "subgroups": kept}
 

@@ -4,35 +4,9 @@ from typing import Any
 
 from django import forms
 
-from .models import Deployment, ModelVersion, ThresholdSet
+from .models import ThresholdSet
 from .operating_points import COST, SENSITIVITY, SPECIFICITY
 from .weighing import BY_HAND, Wish
-
-
-class ThresholdSetField(forms.ModelChoiceField):
-    def label_from_instance(self, point: ThresholdSet) -> str:
-        return f"Set {point.number}: {100 * point.threshold:.1f} %, {point.reason}"
-
-
-class ActivateForm(forms.Form):
-    threshold_set = ThresholdSetField(ThresholdSet.objects.none(), required=False, label="Threshold")
-    reason = forms.CharField(
-        max_length=500,
-        required=False,
-        help_text="Why this goes into service; it is kept in the history.",
-        error_messages={"max_length": "The reason is too long; 500 characters at most."},
-    )
-
-    def __init__(self, version: ModelVersion, deployment: Deployment | None, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        field = self.fields["threshold_set"]
-        field.queryset = version.threshold_sets.all()
-        if not field.queryset:
-            del self.fields["threshold_set"]
-            return
-        field.empty_label = f"As trained: {100 * version.threshold:.1f} %"
-        if deployment and deployment.active_id == version.pk:
-            field.initial = deployment.threshold_set_id
 
 
 class OperatingPointForm(forms.Form):

@@ -15,6 +15,12 @@ class ModelVersionSerializer(serializers.ModelSerializer):
     created_by = serializers.CharField(source="created_by.username", read_only=True, allow_null=True, default=None)
 
     is_active = serializers.BooleanField(read_only=True, help_text="in service for its condition")
+    damaged = serializers.BooleanField(
+        source="integrity.is_damaged",
+        read_only=True,
+        default=False,
+        help_text="its files were found not to be what was registered; it is not used",
+    )
 
     class Meta:
         model = ModelVersion
@@ -24,20 +30,9 @@ class ModelVersionSerializer(serializers.ModelSerializer):
             "initial_weights", "environment", "sha256", "size",
             "parent",
             "dataset_name", "dataset_digest", "split_digest", "synthetic", "origin", "created_by",
-            "created_at", "state", "is_active",
+            "created_at", "state", "is_active", "damaged",
         ]  # fmt: skip
         read_only_fields = fields
-
-
-class ActivateSerializer(serializers.Serializer):
-    reason = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")
-    threshold_set = serializers.IntegerField(
-        required=False,
-        allow_null=True,
-        default=None,
-        min_value=1,
-        help_text="number of a threshold set of this version; without it the threshold of its training decides",
-    )
 
 
 class EpochSerializer(serializers.Serializer):

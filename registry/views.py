@@ -1,20 +1,19 @@
-"""Pages: Model Management, one version, and putting it in service."""
+"""Pages: Model Management and one version."""
 
 from typing import Any
 
-from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_GET, require_POST
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.http import require_GET
 
 from xrayplatform.access import allow
 from xrayplatform.http import HtmxHttpRequest
 
-from . import drops
+from . import drops, exporting
 from .filters import ModelVersionFilter
-from .forms import ActivateForm
-from .models import Activation, ActivationError, Deployment, Evaluation, ModelVersion
+from .models import Evaluation, ModelVersion, PackageImport
+from .service_views import service_of
 
 MOST_EVALUATIONS = 50
 
@@ -22,7 +21,11 @@ MOST_EVALUATIONS = 50
 @allow("registry.view_modelversion")
 @require_GET
 def version_list(request: HtmxHttpRequest) -> HttpResponse:
-    visible = ModelVersion.objects.visible_to(request.user).select_related("condition", "created_by").with_activity()
+    visible = (
+        ModelVersion.objects.visible_to(request.user)
+        .select_related("condition", "created_by", "integrity")
+        .with_activity()
+    )
     versions = ModelVersionFilter(request.GET, visible, request=request)
     context = {
         "filter": versions,
@@ -36,43 +39,14 @@ def version_list(request: HtmxHttpRequest) -> HttpResponse:
 @require_GET
 def version_detail(request: HttpRequest, pk: int) -> HttpResponse:
     version = _version(request, pk)
-    deployment = _deployment(version)
     context = {
         "version": version,
-        "deployment": deployment,
-        "activations": Activation.objects.filter(condition=version.condition).select_related(
-            "to_version__condition", "from_version__condition", "threshold_set", "by"
-        )[:10],
-        "form": ActivateForm(version, deployment),
+        **service_of(version, request.user),
+        "export_forms": exporting.FORMS,
+        "imported": PackageImport.objects.filter(version=version).select_related("package").first(),
         **_evaluations(version),
     }
     return render(request, "registry/version_detail.html", context)
-
-
-@allow("registry.activate_modelversion")
-@require_POST
-def version_activate(request: HttpRequest, pk: int) -> HttpResponse:
-    version = _version(request, pk)
-    form = ActivateForm(version, _deployment(version), request.POST)
-    if not form.is_valid():
-        messages.error(request, " ".join(error for errors in form.errors.values() for error in errors))
-        return redirect(version)
-    try:
-        version.activate(
-            by=request.user,
-            reason=form.cleaned_data["reason"],
-            threshold_set=form.cleaned_data.get("threshold_set"),
-        )
-    except ActivationError as error:
-        messages.error(request, str(error))
-    else:
-        messages.success(request, f"{version} is in service for {version.condition}. No restart is needed.")
-    return redirect(version)
-
-
-def _deployment(version: ModelVersion) -> Deployment | None:
-    deployments = Deployment.objects.select_related("active__condition", "threshold_set")
-    return deployments.filter(condition=version.condition).first()
 
 
 def _evaluations(version: ModelVersion) -> dict[str, Any]:

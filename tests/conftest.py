@@ -23,10 +23,12 @@ from tests.factories import (
     EvaluationRunFactory,
     FindingFactory,
     ModelVersionFactory,
+    PackageImportFactory,
     PredictionFactory,
     PreparationFactory,
     SavedPresetFactory,
     ScanFactory,
+    ScheduledActivationFactory,
     SearchFactory,
     SpeedTestFactory,
     TeamFactory,
@@ -141,6 +143,7 @@ def fresh_audit_context() -> Iterator[None]:
 def world(team: Team, settings: Any) -> SimpleNamespace:
     """One row of everything, all of it alice's team's; the preparation's files are there, the version's are not."""
     condition = ConditionFactory(slug="chest", team=team)
+    package_import = PackageImportFactory(condition=condition)
     dataset = DatasetFactory(name="CHEST/secret study", condition=condition)
     image = DatasetImageFactory(dataset=dataset)
     preparation = PreparationFactory(dataset=dataset)
@@ -166,6 +169,9 @@ def world(team: Team, settings: Any) -> SimpleNamespace:
         validation=make_evaluation(version, kind="validation", preparation=preparation.pk, patients=10, seed=1),
         evaluation_run=EvaluationRunFactory(version=version, dataset=dataset),
         threshold_set=ThresholdSetFactory(version=version),
+        scheduled=ScheduledActivationFactory(version=version),
+        package=package_import.package,
+        package_import=package_import,
         prediction=PredictionFactory(version=version),
         speed_test=SpeedTestFactory(),
         preset=SavedPresetFactory(team=team),

@@ -1,6 +1,7 @@
 """Rows for tests. A version made here has no files; `tests.inference.versions` makes one that really answers."""
 
 import json
+from datetime import timedelta
 
 import factory
 from django.contrib.auth import get_user_model
@@ -10,7 +11,7 @@ from django.utils import timezone
 from datasets.cache import FORMAT
 from datasets.models import Dataset, DatasetImage, Finding, Preparation, Scan, Upload
 from inference.models import EvaluationRun, Prediction
-from registry.models import ModelVersion, ThresholdSet
+from registry.models import ModelVersion, PackageImport, ReceivedPackage, ScheduledActivation, ThresholdSet
 from training.configurations import PRESETS
 from training.models import EpochMetric, SavedPreset, Search, SpeedTest, TrainingRun
 from xrayplatform.conditions import Condition
@@ -230,6 +231,39 @@ class ThresholdSetFactory(factory.django.DjangoModelFactory):
     threshold = 0.3
     criterion = "by hand"
     reason = "Fewer missed findings"
+
+
+class ScheduledActivationFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = ScheduledActivation
+
+    version = factory.SubFactory(ModelVersionFactory)
+    at = factory.LazyFunction(lambda: timezone.now() + timedelta(days=1))
+    reason = "after the audit"
+    epoch = 0
+
+
+class ReceivedPackageFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = ReceivedPackage
+
+    sha256 = factory.Sequence(lambda n: f"{n:064x}")
+    signature = "trusted"
+    size = unpacked = 1000
+    description = factory.LazyFunction(
+        lambda: {
+            "origin": {"name": "St. Example"},
+            "condition": {"slug": "chest", "name": "Chest", "body_part": "", "intended_use": "Research."},
+            "version": {"number": 3, "classes": ["NORMAL", "PNEUMONIA"]},
+        }
+    )
+
+
+class PackageImportFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = PackageImport
+
+    package = factory.SubFactory(ReceivedPackageFactory)
 
 
 class EvaluationRunFactory(factory.django.DjangoModelFactory):

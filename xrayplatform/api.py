@@ -6,6 +6,8 @@ import django_filters
 from django.contrib.auth import authenticate
 from django.db import transaction
 from django.db.models import QuerySet
+from django.http import FileResponse
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from knox.models import AuthToken
 from rest_framework import mixins, serializers, status
@@ -28,6 +30,10 @@ from datasets.api import (
 from inference.api import PredictionViewSet
 from inference.evaluation_api import EvaluatedImagesViewSet, EvaluationRunViewSet
 from registry.api import EvaluationViewSet, ModelVersionViewSet
+from registry.exporting import REFUSALS, take_condition_along
+from registry.models import IntegrityCheck
+from registry.package_api import PackageImportViewSet
+from registry.service_api import DeploymentViewSet, ScheduledActivationViewSet
 from training.api import ArchitectureViewSet, RunViewSet
 from training.live_api import SpeedTestViewSet
 from training.preset_api import PresetViewSet
@@ -37,7 +43,7 @@ from training.search_api import SearchViewSet
 from . import audit, system
 from .conditions import Condition
 from .fields import StrictSerializer
-from .http import MAX_ROW, FlagFilter
+from .http import MAX_ROW, Conflict, FlagFilter
 from .notifications import Notification, mark_read
 
 
@@ -54,10 +60,25 @@ class ConditionViewSet(ReadOnlyModelViewSet):
     queryset = Condition.objects.none()
     serializer_class = ConditionSerializer
     lookup_field = "slug"
-    permissions = {"list": "xrayplatform.view_condition", "retrieve": "xrayplatform.view_condition"}
+    permissions = {
+        "list": "xrayplatform.view_condition",
+        "retrieve": "xrayplatform.view_condition",
+        "export": "registry.export_modelversion",
+    }
 
     def get_queryset(self) -> QuerySet:
         return Condition.objects.visible_to(self.request.user)
+
+    @extend_schema(responses={(200, "application/zip"): OpenApiTypes.BINARY})
+    @action(detail=True, pagination_class=None, filter_backends=[])
+    def export(self, request: Request, slug: str = "") -> FileResponse:
+        """A zip of the signed packages of all versions, and `history.json`: what was in service, since when and why."""
+        condition = self.get_object()
+        try:
+            file = take_condition_along(condition, by=request.user)
+        except REFUSALS as error:
+            raise Conflict(str(error)) from error
+        return FileResponse(file, as_attachment=True, filename=f"{condition.slug}.zip")
 
 
 class AuditEntrySerializer(serializers.ModelSerializer):
@@ -82,6 +103,7 @@ class AuditEntryViewSet(ReadOnlyModelViewSet):
 class SystemSerializer(serializers.Serializer):
     resources = serializers.DictField()
     queues = serializers.ListField(child=serializers.DictField())
+    damaged_versions = serializers.ListField(child=serializers.DictField(), help_text="whose files are not whole")
 
 
 class SystemViewSet(ViewSet):
@@ -91,7 +113,12 @@ class SystemViewSet(ViewSet):
 
     @extend_schema(responses=SystemSerializer)
     def list(self, request: Request) -> Response:
-        return Response({"resources": system.resources().to_json(), "queues": system.queue_status()})
+        damaged = [
+            {"version": check.version_id, "name": str(check.version), "message": check.message, "since": check.since}
+            for check in IntegrityCheck.objects.visible_to(request.user).damaged()
+        ]
+        status = {"resources": system.resources().to_json(), "queues": system.queue_status()}
+        return Response({**status, "damaged_versions": damaged})
 
 
 class NotificationSerializer(serializers.ModelSerializer):
@@ -192,10 +219,13 @@ router.register("searches", SearchViewSet, "search")
 router.register("presets", PresetViewSet, "preset")
 router.register("speed-tests", SpeedTestViewSet, "speedtest")
 router.register("versions", ModelVersionViewSet, "version")
+router.register("packages", PackageImportViewSet, "package")
 router.register("evaluations", EvaluationViewSet, "evaluation")
 router.register("predictions", PredictionViewSet, "prediction")
 router.register("evaluation-runs", EvaluationRunViewSet, "evaluationrun")
 router.register("evaluated-images", EvaluatedImagesViewSet, "evaluatedimages")
+router.register("deployments", DeploymentViewSet, "deployment")
+router.register("scheduled-activations", ScheduledActivationViewSet, "scheduledactivation")
 router.register("system", SystemViewSet, "system")
 router.register("notifications", NotificationViewSet, "notification")
 router.register("audit", AuditEntryViewSet, "auditentry")

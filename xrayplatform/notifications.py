@@ -12,6 +12,7 @@ from django.utils import timezone
 from . import audit
 
 logger = logging.getLogger(__name__)
+STARTED_IT = "You get this message because you started this work on the X-ray platform."
 
 
 class NotificationQuerySet(models.QuerySet):
@@ -41,25 +42,25 @@ class Notification(models.Model):
         return f"to {self.user}: {self.text}"
 
 
-def notify(user: Any, text: str, url: str = "") -> Notification | None:
+def notify(user: Any, text: str, url: str = "", *, why: str = STARTED_IT) -> Notification | None:
     """Tell `user` (None: nobody, the command line started it) something; call it in the transaction of what happened.
 
-    The e-mail is sent after the commit, and only if the user has an address and the site a mail server. A mail that
-    cannot be sent is logged and harms nobody.
+    The e-mail is sent after the commit, and only if the user has an address and the site a mail server; its last line
+    is `why`. A mail that cannot be sent is logged and harms nobody.
     """
     if user is None or not user.is_active:
         return None
     notification = Notification.objects.create(user=user, text=text[:300], url=url)
     if settings.EMAIL_ON and user.email:
-        transaction.on_commit(lambda: _send(notification, user.email), robust=True)
+        transaction.on_commit(lambda: _send(notification, user.email, why), robust=True)
     return notification
 
 
-def _send(notification: Notification, address: str) -> None:
+def _send(notification: Notification, address: str, why: str) -> None:
     body = [notification.text]
     if notification.url and settings.SITE_URL:
         body.append(settings.SITE_URL.rstrip("/") + notification.url)
-    body.append("You get this message because you started this work on the X-ray platform.")
+    body.append(why)
     # A line break would end the subject's header.
     subject = " ".join(f"X-ray platform: {notification.text}".split())
     try:

@@ -66,6 +66,16 @@ MAX_ARCHIVE_MB = env.int("MAX_ARCHIVE_MB", default=2048)
 UPLOAD_QUOTA_GB = env.float("UPLOAD_QUOTA_GB", default=20.0)
 # A training process that does nothing for so long is taken for stuck: it is ended and goes on from its checkpoint.
 TRAINING_STALL_MINUTES = env.float("TRAINING_STALL_MINUTES", default=20.0)
+# What packages of model versions say they come from, and the private key that signs them; without a path it is made
+# at first use below MODEL_ROOT.
+SITE_NAME = env.str("SITE_NAME", default="")
+SIGNING_KEY = env.str("SIGNING_KEY", default="")
+# Networks of the hospital's own that webhooks may call (10.20.0.0/16); without any only public addresses.
+WEBHOOK_PRIVATE_NETWORKS = env.list("WEBHOOK_PRIVATE_NETWORKS", default=[])
+# Nobody puts in service what they trained themselves.
+TWO_PERSON_RULE = env.bool("TWO_PERSON_RULE", default=False)
+# Backups of versions that were in service, of each condition; the newest are kept.
+MODEL_BACKUPS_KEPT = env.int("MODEL_BACKUPS_KEPT", default=5)
 SESSION_IDLE_MINUTES = env.int("SESSION_IDLE_MINUTES", default=15)
 # The address that users type, for links in mails.
 SITE_URL = env.str("SITE_URL", default="")

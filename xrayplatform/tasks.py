@@ -1,8 +1,16 @@
 """Queue tasks of the platform itself."""
 
+import logging
+from collections.abc import Callable
+
 from django.utils import timezone
 
 from . import jobs, system, watchdog
+
+logger = logging.getLogger(__name__)
+
+# What the apps want to be done each minute, a matter of seconds each.
+EACH_MINUTE: list[Callable[[], None]] = []
 
 
 def every_minute() -> None:
@@ -13,6 +21,12 @@ def every_minute() -> None:
     if timezone.now().minute == 0:
         jobs.sweep()
     watchdog.ask_for_sign("train")
+    for work in EACH_MINUTE:
+        try:
+            work()
+        except Exception:
+            # What fails in one app must not keep the others from their work.
+            logger.exception("The work of each minute failed: %s", work.__module__)
 
 
 def leave_sign(cluster: str) -> None:

@@ -1,24 +1,27 @@
 """Predictions: every answer the platform gave, with the version that gave it."""
 
 import hashlib
+import logging
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.db import models, transaction
+from django.db import DatabaseError, models, transaction
 from django.urls import reverse
 
 from datasets import imaging
 from datasets.enhancement import STEPS
-from registry.models import ActivationError, Deployment, ModelVersion
+from registry.models import Activation, ActivationError, Deployment, ModelVersion
 from registry.statistics import decide
 from xrayplatform import audit
 from xrayplatform.conditions import Condition
 from xrayplatform.teams import TeamScopedQuerySet
 
-from ..engine import Engine, EngineError, Served, load
+from ..engine import Engine, EngineError, LoadedModel, Served, load
+
+logger = logging.getLogger(__name__)
 
 # The compiled models of this process, one a condition.
 ENGINE = Engine()
@@ -93,17 +96,59 @@ class InService(NamedTuple):
 
 def model_in_service(condition: Condition) -> InService:
     """What answers now; swapped when the deployment's epoch has moved on. Raises NoActiveModel and EngineError."""
-    deployments = Deployment.objects.select_related("active__condition", "threshold_set")
+    deployments = Deployment.objects.select_related("active__condition", "previous__condition", "threshold_set")
     deployment = deployments.filter(condition=condition).first()
     if deployment is None or deployment.active is None:
         raise NoActiveModel(
             f"No model is in service for {condition}. A model manager activates one under Model Management."
         )
     active = deployment.active
-    served = ENGINE.get(condition.slug, active.pk, deployment.epoch, lambda: load(active.folder, active.sha256))
+    try:
+        served = ENGINE.get(condition.slug, active.pk, deployment.epoch, lambda: _loaded(active))
+    except EngineError as error:
+        served = _served_before(deployment, error)
     if served.version_id == active.pk:
         return InService(active, served, deployment.threshold)
     return _still_in_service(served)
+
+
+def _served_before(deployment: Deployment, error: EngineError) -> Served:
+    """What a process that has no model yet answers with when the one in service is damaged. Raises EngineError.
+
+    Not a version that was taken out again, be it by a rollback: somebody had a reason.
+    """
+    previous = deployment.previous
+    if previous is None or _was_taken_out(deployment):
+        raise error
+    try:
+        # An epoch too low, so that the version in service is tried again in a while.
+        served = ENGINE.get(deployment.condition.slug, previous.pk, deployment.epoch - 1, lambda: _loaded(previous))
+    except EngineError:
+        raise error from None
+    return replace(served, failure=str(error))
+
+
+def _was_taken_out(deployment: Deployment) -> bool:
+    """Whether the version in service had been in service before the previous one, and came back."""
+    arrivals = Activation.objects.filter(condition=deployment.condition_id, to_version=deployment.active_id)
+    return arrivals.exclude(from_version=deployment.active_id).count() > 1
+
+
+def _loaded(version: ModelVersion) -> LoadedModel:
+    """The version, ready to answer; where that fails it is told to those who can help. Raises EngineError."""
+    try:
+        return load(version.folder, version.sha256)
+    except EngineError as error:
+        _alert(version, str(error))
+        raise
+
+
+def _alert(version: ModelVersion, message: str) -> None:
+    try:
+        version.report_unusable(message)
+    except DatabaseError:
+        # The older version answers, whether or not this could be written.
+        logger.exception("That %s cannot be loaded could not be recorded", version)
 
 
 def _still_in_service(served: Served) -> InService:

@@ -1,13 +1,85 @@
 """Which version of a condition is in service, and what was in service before."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
-from django.db import models
+from django.db import models, transaction
 
+from xrayplatform import audit
 from xrayplatform.conditions import Condition
+from xrayplatform.teams import TeamScopedQuerySet
 
+from .. import announcing
+from .integrity import IntegrityCheck
 from .threshold_set import ThresholdSet
+
+
+class ActivationError(Exception):
+    """The version cannot be put in service; what is in service stays."""
+
+
+class ActivationConflict(ActivationError):
+    """Somebody else changed what is in service since the page was shown."""
+
+
+def epoch_of(deployment: "Deployment | None") -> int:
+    """What a form or a client has seen: 0 while nothing was ever in service."""
+    return deployment.epoch if deployment else 0
+
+
+def require_another_person(version: Any, by: Any) -> None:
+    """With TWO_PERSON_RULE nobody puts in service what they trained, superusers included. Raises ActivationError."""
+    if not settings.TWO_PERSON_RULE:
+        return
+    if by is None:
+        raise ActivationError("The two-person rule is on: say who activates, with --user.")
+    if version.created_by_id == by.pk:
+        raise ActivationError(
+            f"The two-person rule is on, and {by} started the training of {version}. Another model manager has to "
+            "put it in service."
+        )
+
+
+class DeploymentQuerySet(TeamScopedQuerySet):
+    team_path = "condition__team"
+
+    def put_in_service(
+        self,
+        version: Any,
+        threshold_set: ThresholdSet | None,
+        *,
+        by: Any,
+        reason: str,
+        seen_epoch: int | None = None,
+        back_from: Any = None,
+        within: Callable[[], None] | None = None,
+    ) -> "Deployment":
+        """Switch to a version that was verified, with the history and the audit entry, in one transaction.
+
+        seen_epoch: what the deployment was at when whoever decides looked at it; None for who did not look.
+        back_from: set for a rollback, the version that it leaves. within: what else belongs to the transaction.
+        Raises ActivationError, and ActivationConflict when the deployment has moved on.
+        """
+        with transaction.atomic():
+            Condition.objects.select_for_update().get(pk=version.condition_id)
+            version.refresh_from_db(fields=["state"])
+            if version.state == version.State.ARCHIVED:
+                raise ActivationError(f"{version} is archived. Only candidates and approved versions go into service.")
+            damaged = IntegrityCheck.objects.filter(version=version).exclude(reason="").first()
+            if damaged is not None:
+                raise ActivationError(f"{version} was not activated: {damaged.message} The version in service stays.")
+            deployment, _ = self.select_related("active__condition", "threshold_set").get_or_create(
+                condition=version.condition
+            )
+            if within is not None:
+                within()
+            if not deployment.was_left_by(by, version, threshold_set):
+                deployment.require_epoch(seen_epoch)
+                deployment._require_way_back(version, back_from)
+            if not deployment.is_at(version, threshold_set):
+                deployment._switch(version, threshold_set, by=by, reason=reason, rollback=back_from is not None)
+        return deployment
 
 
 class Deployment(models.Model):
@@ -22,6 +94,8 @@ class Deployment(models.Model):
     threshold_set = models.ForeignKey(ThresholdSet, models.PROTECT, null=True, related_name="+")
     epoch = models.PositiveIntegerField(default=0)
 
+    objects = DeploymentQuerySet.as_manager()
+
     def __str__(self) -> str:
         return f"{self.condition}: {self.active or 'nothing in service'}"
 
@@ -31,6 +105,73 @@ class Deployment(models.Model):
         if self.threshold_set is not None:
             return self.threshold_set.threshold
         return self.active.threshold if self.active else None
+
+    @property
+    def before(self) -> "Activation | None":
+        """When the previous version was last put in service, with the threshold that it had; None without any."""
+        if self.previous_id is None:
+            return None
+        activations = Activation.objects.filter(condition=self.condition_id, to_version=self.previous_id)
+        return activations.select_related("to_version__condition", "threshold_set").first()
+
+    def roll_back(self, *, by: Any, reason: str, seen_epoch: int | None = None) -> "Deployment":
+        """Go back to the version that was in service before, with the threshold it had. Raises ActivationError."""
+        before = self.before
+        if before is None or self.active is None:
+            raise ActivationError(f"Nothing was in service for {self.condition} before; there is no way back.")
+        return before.to_version.activate(
+            by=by, reason=reason, threshold_set=before.threshold_set, seen_epoch=seen_epoch, back_from=self.active
+        )
+
+    def is_at(self, version: Any, threshold_set: ThresholdSet | None) -> bool:
+        return self.active == version and self.threshold_set == threshold_set
+
+    def was_left_by(self, user: Any, version: Any, threshold_set: ThresholdSet | None) -> bool:
+        """Whether it is the same person's own second click."""
+        last = Activation.objects.filter(condition=self.condition_id).first()
+        return last is not None and last.by == user and self.is_at(version, threshold_set)
+
+    def require_epoch(self, seen_epoch: int | None) -> None:
+        """Raise ActivationConflict, naming who did what, when the deployment is not what somebody looked at."""
+        if seen_epoch is None or seen_epoch == self.epoch:
+            return
+        last = Activation.objects.filter(condition=self.condition_id).select_related("to_version__condition").first()
+        if last is None:
+            raise ActivationConflict("Nothing is in service. Load the page again and decide anew.")
+        raise ActivationConflict(
+            f"{last.by or 'The command line'} put {last.to_version} in service at {last.at:%Y-%m-%d %H:%M} UTC "
+            f"(“{last.reason}”), after what you looked at. Nothing was changed: look again and decide anew."
+        )
+
+    def _require_way_back(self, version: Any, back_from: Any) -> None:
+        if back_from is not None and (self.active, self.previous) != (back_from, version):
+            raise ActivationConflict(f"{version} is not what was in service before any more. Look again.")
+
+    def _switch(
+        self, version: Any, threshold_set: ThresholdSet | None, *, by: Any, reason: str, rollback: bool
+    ) -> None:
+        before, threshold = self.active, self.threshold
+        if before != version:
+            self.previous, self.active = before, version
+        self.threshold_set = threshold_set
+        self.epoch += 1
+        self.save()
+        Activation.objects.create(
+            condition=self.condition,
+            from_version=before,
+            to_version=version,
+            threshold_set=threshold_set,
+            by=by,
+            reason=reason,
+        )
+        audit.record(
+            "version.rollback" if rollback else "version.activate",
+            version,
+            actor=by,
+            before={"active": str(before) if before else None, "threshold": threshold},
+            after={"active": str(version), "threshold": self.threshold, "reason": reason},
+        )
+        announcing.tell_activation(self, before, by=by, reason=reason, rollback=rollback)
 
 
 class Activation(models.Model):

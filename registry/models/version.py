@@ -1,5 +1,6 @@
 """Immutable model versions, and how one of them goes into service."""
 
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,16 @@ from xrayplatform import audit
 from xrayplatform.conditions import Condition
 from xrayplatform.teams import TeamScopedQuerySet
 
-from .. import artifacts
+from .. import announcing, artifacts, backups
 from ..reports import Question
-from .deployment import Activation, Deployment
+from .deployment import ActivationConflict, ActivationError, Deployment, require_another_person
 from .evaluation import Evaluation, Measured
+from .integrity import UNUSABLE, IntegrityCheck
 from .threshold_set import ThresholdSet
 
 # What another app wants to be proved of a version before it goes into service (inference: that it loads and answers
 # as it did when it was saved). A check raises ActivationError.
 ACTIVATION_CHECKS: list[Callable[["ModelVersion"], None]] = []
-
-
-class ActivationError(Exception):
-    """The version cannot be put in service; what is in service stays."""
 
 
 class ModelVersionQuerySet(TeamScopedQuerySet):
@@ -94,6 +92,7 @@ class ModelVersionQuerySet(TeamScopedQuerySet):
             audit.record("version.register", version, actor=by, after={"sha256": sha256})
             for one in measured:
                 Evaluation.objects.store(version, one, by=by)
+            announcing.tell_new_version(version)
         return version
 
 
@@ -141,7 +140,10 @@ class ModelVersion(models.Model):
     class Meta:
         ordering = ["-pk"]
         constraints = [models.UniqueConstraint(fields=["condition", "number"], name="one_version_per_number")]
-        permissions = [("activate_modelversion", "Can put a version in service")]
+        permissions = [
+            ("activate_modelversion", "Can put a version in service"),
+            ("export_modelversion", "Can take a version along as a file"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.condition.slug} v{self.number}"
@@ -181,52 +183,141 @@ class ModelVersion(models.Model):
         names = dict.fromkeys(name for row in self.history for name in row)
         return {name: [row.get(name) for row in self.history] for name in names}
 
-    def activate(self, *, by: Any, reason: str = "", threshold_set: ThresholdSet | None = None) -> Deployment:
-        """Put this version in service for its condition. Raises ActivationError and leaves things as they are.
+    # -- Integrity
 
-        threshold_set: where it decides; None for the threshold that its training chose.
+    def verify(self, *, by: Any = None) -> IntegrityCheck:
+        """Look at every file now and keep what was found; damage is told to people once.
 
-        The files are verified before the transaction; then the deployment row is locked, so that of two managers who
-        click at once the second sees the first's choice in the history.
+        Large files are read without a lock. A restoration may put them back meanwhile: then they are read again.
         """
-        if threshold_set is not None and threshold_set.version_id != self.pk:
-            raise ActivationError(f"{threshold_set} belongs to another version than {self}.".capitalize())
+        while True:
+            folder = self._folder_now()
+            damage = self._damage()
+            with transaction.atomic():
+                Condition.objects.select_for_update().get(pk=self.condition_id)
+                if damage is None or folder == self._folder_now():
+                    return IntegrityCheck.objects.note(self, damage, by=by)
+
+    def report_unusable(self, message: str) -> None:
+        """Keep, and tell once, that a process that was to answer with this version could not load it."""
+        if self.verify().is_damaged:
+            return
         try:
-            artifacts.load(self.folder, self.sha256)
-            for check in ACTIVATION_CHECKS:
-                check(self)
-        except (artifacts.ArtifactError, ActivationError) as error:
-            raise ActivationError(f"{self} was not activated: {error} The version in service stays.") from error
+            self._prove()
+        except ActivationError:
+            IntegrityCheck.objects.note(self, artifacts.ArtifactError(UNUSABLE, message))
+
+    def restore(self, *, by: Any) -> IntegrityCheck:
+        """Put the files back from the backup. Raises BackupError; a version that is whole stays as it is."""
+        if not self.verify(by=by).is_damaged:
+            raise backups.BackupError(f"{self} is whole; there is nothing to restore.")
+        staged = staging_folder(f"restore-{self.pk}-{uuid.uuid4().hex[:8]}")
+        backups.stage(self, staged)
         with transaction.atomic():
             Condition.objects.select_for_update().get(pk=self.condition_id)
-            self.refresh_from_db(fields=["state"])
-            if self.state == self.State.ARCHIVED:
-                raise ActivationError(f"{self} is archived. Only candidates and approved versions go into service.")
-            deployment, _ = Deployment.objects.get_or_create(condition=self.condition)
-            before, threshold = deployment.active, deployment.threshold
-            if before == self and deployment.threshold_set == threshold_set:
-                return deployment
-            if before != self:
-                deployment.previous, deployment.active = before, self
-            deployment.threshold_set = threshold_set
-            deployment.epoch += 1
-            deployment.save()
-            Activation.objects.create(
-                condition=self.condition,
-                from_version=before,
-                to_version=self,
-                threshold_set=threshold_set,
-                by=by,
-                reason=reason,
-            )
-            audit.record(
-                "version.activate",
+            artifacts.place(staged, self.folder)
+            audit.record("version.restore", self, actor=by, after={"sha256": self.sha256})
+        return self.verify(by=by)
+
+    def _folder_now(self) -> tuple[int, int] | None:
+        """What tells the folder from another one that took its place; None where there is none."""
+        try:
+            found = self.folder.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_ctime_ns
+
+    def _damage(self) -> artifacts.ArtifactError | None:
+        """What is wrong with the files; of a version that could not be put to work also whether that is so still."""
+        try:
+            artifacts.load(self.folder, self.sha256)
+            if IntegrityCheck.objects.filter(version=self, reason=UNUSABLE).exists():
+                self._prove()
+        except artifacts.ArtifactError as error:
+            return error
+        except ActivationError as error:
+            return artifacts.ArtifactError(UNUSABLE, str(error))
+        return None
+
+    def _prove(self) -> None:
+        for check in ACTIVATION_CHECKS:
+            check(self)
+
+    # -- Going into service
+
+    def threshold_set_numbered(self, number: int | None) -> ThresholdSet | None:
+        """None for the threshold of the training. Raises ThresholdSet.DoesNotExist with words for people."""
+        if number is None:
+            return None
+        point = self.threshold_sets.filter(number=number).first()
+        if point is None:
+            raise ThresholdSet.DoesNotExist(f"{self} has no threshold set {number}.")
+        return point
+
+    def roll_back(self, *, by: Any, reason: str, seen_epoch: int | None = None) -> Deployment:
+        """Take this version out of service and put the one before it back. Raises ActivationError."""
+        deployments = Deployment.objects.select_related("active__condition", "condition")
+        deployment = deployments.filter(condition=self.condition_id).first()
+        if deployment is not None:
+            deployment.require_epoch(seen_epoch)
+        if deployment is None or deployment.active != self:
+            raise ActivationConflict(f"{self} is not in service, so that there is nothing to go back from.")
+        return deployment.roll_back(by=by, reason=reason, seen_epoch=seen_epoch)
+
+    def require_activatable(self, *, by: Any, reason: str, threshold_set: ThresholdSet | None = None) -> None:
+        """Raise ActivationError unless this version may go into service by this person: rules, files and proof."""
+        if threshold_set is not None and threshold_set.version_id != self.pk:
+            raise ActivationError(f"{threshold_set} belongs to another version than {self}.".capitalize())
+        if not reason.strip():
+            raise ActivationError(f"{self} was not activated: give the reason, which is kept in the history.")
+        require_another_person(self, by)
+        if self.state == self.State.ARCHIVED:
+            raise ActivationError(f"{self} is archived. Only candidates and approved versions go into service.")
+        try:
+            check = self.verify(by=by)
+            if check.is_damaged:
+                raise ActivationError(check.message)
+            self._prove()
+        except ActivationError as error:
+            raise ActivationError(f"{self} was not activated: {error} The version in service stays.") from error
+
+    def activate(
+        self,
+        *,
+        by: Any,
+        reason: str,
+        threshold_set: ThresholdSet | None = None,
+        seen_epoch: int | None = None,
+        back_from: "ModelVersion | None" = None,
+        within: Callable[[], None] | None = None,
+    ) -> Deployment:
+        """Put this version in service for its condition. Raises ActivationError and leaves things as they are.
+
+        threshold_set: where it decides; None for the threshold that its training chose. The other arguments are those
+        of `put_in_service`.
+
+        The files are verified, and those of the version it replaces backed up, before the transaction; then the
+        condition is locked, so that of two managers who click at once the second is told what the first chose.
+        """
+        try:
+            self.require_activatable(by=by, reason=reason, threshold_set=threshold_set)
+            deployment = Deployment.objects.filter(condition=self.condition_id).select_related("active").first()
+            replaced = deployment.active if deployment and deployment.active != self else None
+            backups.keep_both(replaced, self)
+            return Deployment.objects.put_in_service(
                 self,
-                actor=by,
-                before={"active": str(before) if before else None, "threshold": threshold},
-                after={"active": str(self), "threshold": deployment.threshold, "reason": reason},
+                threshold_set,
+                by=by,
+                reason=reason.strip(),
+                seen_epoch=seen_epoch,
+                back_from=back_from,
+                within=within,
             )
-        return deployment
+        except ActivationError as error:
+            after = {"reason": str(error)[:500]}
+            action = "version.activate" if back_from is None else "version.rollback"
+            audit.record(action, self, actor=by, outcome=audit.AuditEntry.Outcome.REFUSED, after=after)
+            raise
 
 
 def staging_folder(name: str) -> Path:

@@ -7,7 +7,7 @@ from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from registry.models import Deployment
+from registry.models import Deployment, IntegrityCheck, VerificationRun
 from registry.report_tables import FIGURES
 from xrayplatform.conditions import Condition
 from xrayplatform.templatetags.platform_tags import MISSING, figure, percent
@@ -25,6 +25,13 @@ def models_panel(context: template.Context) -> dict[str, Any]:
 def any_in_service(context: template.Context) -> bool:
     conditions = Condition.objects.visible_to(context["request"].user)
     return Deployment.objects.filter(condition__in=conditions, active__isnull=False).exists()
+
+
+@register.inclusion_tag("registry/_integrity_panel.html", takes_context=True)
+def models_integrity(context: template.Context) -> dict[str, Any]:
+    """The versions that are damaged, and the last look at all of them."""
+    checks = IntegrityCheck.objects.visible_to(context["request"].user)
+    return {"damaged": checks.damaged(), "run": VerificationRun.objects.first()}
 
 
 @register.simple_tag

@@ -43,7 +43,7 @@ def chest(team):
 @pytest.fixture
 def version(chest, alice):
     version = make_version(chest)
-    version.activate(by=alice)
+    version.activate(by=alice, reason="agreed")
     return version
 
 
@@ -99,7 +99,7 @@ def test_a_dark_image_is_decided_the_other_way(version, send):
 
 def test_a_version_sees_new_images_with_the_preprocessing_of_its_training(chest, send, alice):
     treatment = {"id": "grey-pad", "version": 2, "fit": "pad", "steps": ["crop_borders"]}
-    make_version(chest, preprocessing=treatment).activate(by=alice)
+    make_version(chest, preprocessing=treatment).activate(by=alice, reason="agreed")
     page = text(send(png(np.pad(BRIGHT, 16))))
     prediction = Prediction.objects.get()
     # Without the borders it is all bright; with them it would be half dark.
@@ -108,7 +108,7 @@ def test_a_version_sees_new_images_with_the_preprocessing_of_its_training(chest,
 
 
 def test_an_answer_is_after_the_temperature_of_the_version(chest, send, alice):
-    make_version(chest, temperature=2.0).activate(by=alice)
+    make_version(chest, temperature=2.0).activate(by=alice, reason="agreed")
     send(png(BRIGHT))
     raw = bright_probability(220 / 255)
     expected = np.sqrt(raw) / (np.sqrt(raw) + np.sqrt(1 - raw))
@@ -116,7 +116,7 @@ def test_an_answer_is_after_the_temperature_of_the_version(chest, send, alice):
 
 
 def test_the_threshold_of_the_version_decides(chest, send, alice):
-    make_version(chest, threshold=0.999).activate(by=alice)
+    make_version(chest, threshold=0.999).activate(by=alice, reason="agreed")
     send(png(BRIGHT))
     prediction = Prediction.objects.get()
     assert 0.5 < prediction.probabilities["PNEUMONIA"] < 0.999
@@ -237,9 +237,9 @@ def test_another_teams_condition_does_not_exist(version, client, charlie):
 def test_after_an_activation_the_next_request_is_answered_by_the_new_version(chest, version, send, alice):
     send(png(BRIGHT))
     contrary = make_version(chest, -8.0)
-    contrary.activate(by=alice)
+    contrary.activate(by=alice, reason="agreed")
     send(png(BRIGHT))
-    version.activate(by=alice)
+    version.activate(by=alice, reason="agreed")
     send(png(BRIGHT))
     answers = Prediction.objects.order_by("created_at").values_list("version__number", "decision")
     assert list(answers) == [(1, "PNEUMONIA"), (2, "NORMAL"), (1, "PNEUMONIA")]
@@ -250,7 +250,7 @@ def test_a_new_version_whose_files_were_spoilt_after_its_activation_leaves_the_o
 ):
     send(png(BRIGHT))
     contrary = make_version(chest, -8.0)
-    contrary.activate(by=alice)
+    contrary.activate(by=alice, reason="agreed")
     (contrary.folder / "openvino" / "model.bin").write_bytes(b"spoilt")
     page = text(send(png(BRIGHT)))
     newest = Prediction.objects.first()
@@ -261,13 +261,13 @@ def test_a_new_version_whose_files_were_spoilt_after_its_activation_leaves_the_o
 def test_a_graph_that_computes_something_else_than_when_it_was_saved_is_not_put_in_service(chest, alice):
     lying = make_version(chest, golden={"seed": 7, "count": 2, "outputs": [[0.1, 0.9], [0.1, 0.9]]})
     with pytest.raises(ActivationError, match="does not compute here what it computed"):
-        lying.activate(by=alice)
+        lying.activate(by=alice, reason="agreed")
     assert not Deployment.objects.filter(active__isnull=False).exists()
 
 
 def test_a_version_without_a_graph_is_not_put_in_service(chest, alice):
     with pytest.raises(ActivationError, match="holds no OpenVINO graph"):
-        make_version(chest, graph=False).activate(by=alice)
+        make_version(chest, graph=False).activate(by=alice, reason="agreed")
 
 
 def test_a_version_whose_files_are_lost_after_its_activation_answers_503(chest, version, send):
@@ -411,10 +411,10 @@ def test_the_threshold_set_in_service_decides_and_its_activation_needs_no_restar
 
 def test_an_older_version_that_answers_instead_keeps_the_threshold_it_had(chest, version, alice, send):
     strict = ThresholdSet.objects.add(version, 0.95, by=alice, reason="fewer false alarms", criterion="by hand")
-    version.activate(by=alice, threshold_set=strict)
+    version.activate(by=alice, reason="agreed", threshold_set=strict)
     send(png(BRIGHT))
     contrary = make_version(chest, -8.0)
-    contrary.activate(by=alice)
+    contrary.activate(by=alice, reason="agreed")
     (contrary.folder / "openvino" / "model.bin").write_bytes(b"spoilt")
     send(png(BRIGHT))
     newest = Prediction.objects.first()

@@ -37,10 +37,13 @@ def test_the_main_job_on_real_radiographs(on_real_images: Instance, real_images:
     assert (trained["state"], trained["condition"], trained["version"]) == ("succeeded", CONDITION, 1)
     assert trained["metrics"]["auc"] >= 0.985
 
-    assert instance.command("activate", CONDITION, 1)["active"] == 1
+    assert instance.command("activate", CONDITION, 1, "--reason", "journey")["active"] == 1
     originals = real_images / "Dataset/CHEST/full_size_originals"
     external = instance.command("evaluate", CONDITION, 1, originals)
-    assert (external["n"], external["errors"]) == (40, [])
+    # Most of them are training images at another size.
+    assert 5 <= external["n"] < 40
+    assert external["errors"] == []
+    assert f"{40 - external['n']} of 40 images were left out" in " ".join(external["warnings"])
     # The originals are not squeezed to squares as the training images are: a wrong shape shows here, not in the test.
     assert external["accuracy"] >= 0.8
 
@@ -56,7 +59,7 @@ def test_failures_are_json_with_a_reason_and_a_status(instance: Instance) -> Non
     for arguments in (
         ["prepare_dataset", "CHEST/none"],
         ["train", "CHEST/none", "--wait"],
-        ["activate", "none", 1],
+        ["activate", "none", 1, "--reason", "journey"],
         ["predict", "none", "file.png"],
         ["evaluate", "none", 1, instance.folder],
     ):

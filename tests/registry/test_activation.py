@@ -37,14 +37,14 @@ def in_service(condition):
 
 
 def test_the_first_activation_puts_the_version_in_service(chest, versions, alice):
-    deployment = versions[0].activate(by=alice)
+    deployment = versions[0].activate(by=alice, reason="agreed")
     assert (deployment.active, deployment.previous, deployment.epoch) == (versions[0], None, 1)
 
 
 def test_each_activation_raises_the_epoch_and_keeps_the_previous_version(served, alice):
-    deployment = served[1].activate(by=alice)
+    deployment = served[1].activate(by=alice, reason="agreed")
     assert (deployment.active, deployment.previous, deployment.epoch) == (served[1], served[0], 2)
-    back = served[0].activate(by=alice)
+    back = served[0].activate(by=alice, reason="agreed")
     assert (back.active, back.previous, back.epoch) == (served[0], served[1], 3)
 
 
@@ -68,14 +68,14 @@ def test_the_audit_log_says_what_was_in_service_before_and_after(served, bob):
 
 def test_activating_what_is_in_service_already_changes_nothing(chest, served, alice):
     before = in_service(chest)
-    served[0].activate(by=alice)
+    served[0].activate(by=alice, reason="agreed")
     assert in_service(chest) == before
     assert Activation.objects.count() == AuditEntry.objects.filter(action="version.activate").count() == 1
 
 
 def test_each_condition_has_its_own_version_in_service(chest, served, alice):
     knee = ConditionFactory(slug="knee")
-    make_version(knee).activate(by=alice)
+    make_version(knee).activate(by=alice, reason="agreed")
     assert in_service(chest) == in_service(knee) == (1, 1)
 
 
@@ -104,7 +104,7 @@ def spoil_manifest(folder):
 def test_a_version_whose_files_are_not_whole_is_refused_and_the_active_one_stays(chest, served, alice, spoil, reason):
     spoil(served[1].folder)
     with pytest.raises(ActivationError, match=reason) as refusal:
-        served[1].activate(by=alice)
+        served[1].activate(by=alice, reason="agreed")
     assert "The version in service stays" in str(refusal.value)
     assert in_service(chest) == (1, 1)
     assert Activation.objects.count() == 1
@@ -114,7 +114,7 @@ def test_an_archived_version_is_refused(chest, served, alice):
     served[1].state = "archived"
     served[1].save(update_fields=["state"])
     with pytest.raises(ActivationError, match="chest v2 is archived"):
-        served[1].activate(by=alice)
+        served[1].activate(by=alice, reason="agreed")
     assert in_service(chest) == (1, 1)
 
 
@@ -124,7 +124,7 @@ def test_an_activation_whose_audit_entry_fails_does_not_happen(chest, served, al
 
     monkeypatch.setattr(audit, "record", fail)
     with pytest.raises(DatabaseError):
-        served[1].activate(by=alice)
+        served[1].activate(by=alice, reason="agreed")
     assert in_service(chest) == (1, 1)
     assert Activation.objects.count() == 1
 
@@ -135,7 +135,7 @@ def test_an_activation_whose_audit_entry_fails_does_not_happen(chest, served, al
 def test_a_manager_activates_on_the_page_of_the_version(chest, served, alice, client):
     client.force_login(alice)
     url = reverse("registry:version-activate", args=[served[1].pk])
-    page = client.post(url, {"reason": "better"}, follow=True)
+    page = client.post(url, {"reason": "better", "epoch": 1}, follow=True)
     assert "chest v2 is in service for Chest. No restart is needed." in page.content.decode()
     assert in_service(chest) == (2, 2)
     assert Activation.objects.first().reason == "better"
@@ -144,7 +144,9 @@ def test_a_manager_activates_on_the_page_of_the_version(chest, served, alice, cl
 def test_the_page_says_why_a_version_was_refused(chest, served, alice, client):
     spoil_weights(served[1].folder)
     client.force_login(alice)
-    page = client.post(reverse("registry:version-activate", args=[served[1].pk]), follow=True).content.decode()
+    page = client.post(
+        reverse("registry:version-activate", args=[served[1].pk]), {"reason": "better", "epoch": 1}, follow=True
+    ).content.decode()
     assert "chest v2 was not activated" in page
     assert in_service(chest) == (1, 1)
 
@@ -152,7 +154,7 @@ def test_the_page_says_why_a_version_was_refused(chest, served, alice, client):
 def test_a_reason_that_is_too_long_is_refused_on_the_page_and_by_the_api(chest, served, alice, client):
     client.force_login(alice)
     page = client.post(
-        reverse("registry:version-activate", args=[served[1].pk]), {"reason": "x" * 501}, follow=True
+        reverse("registry:version-activate", args=[served[1].pk]), {"reason": "x" * 501, "epoch": 1}, follow=True
     ).content.decode()
     assert "The reason is too long; 500 characters at most." in page
     answer = client.post(reverse("api:version-activate", args=[served[1].pk]), {"reason": "x" * 501})
@@ -177,14 +179,14 @@ def test_a_manager_activates_over_the_api(served, alice, client):
 def test_the_api_answers_409_with_the_reason(served, alice, client):
     spoil_manifest(served[1].folder)
     client.force_login(alice)
-    answer = client.post(reverse("api:version-activate", args=[served[1].pk]))
+    answer = client.post(reverse("api:version-activate", args=[served[1].pk]), {"reason": "better"})
     assert answer.status_code == 409
     assert "was changed after it was registered" in answer.json()["detail"]
 
 
 def test_the_command_activates_and_prints_one_json_object(chest, served):
     out = StringIO()
-    call_command("activate", "chest", "2", json=True, stdout=out)
+    call_command("activate", "chest", "2", reason="agreed", json=True, stdout=out)
     trained = {"threshold": 0.6, "threshold_set": None}
     assert json.loads(out.getvalue()) == {"condition": "chest", "active": 2, "previous": 1} | trained
     assert in_service(chest) == (2, 2)
@@ -192,12 +194,12 @@ def test_the_command_activates_and_prints_one_json_object(chest, served):
 
 
 def test_the_command_acts_as_the_user_it_is_told(served, alice, bob):
-    call_command("activate", "chest", "2", user="alice", stdout=StringIO())
+    call_command("activate", "chest", "2", reason="agreed", user="alice", stdout=StringIO())
     assert Activation.objects.first().by == alice
     with pytest.raises(CommandError, match="bob has no role that allows this"):
-        call_command("activate", "chest", "1", user="bob", stdout=StringIO())
+        call_command("activate", "chest", "1", reason="agreed", user="bob", stdout=StringIO())
     with pytest.raises(CommandError, match="There is no active user nobody"):
-        call_command("activate", "chest", "1", user="nobody", stdout=StringIO())
+        call_command("activate", "chest", "1", reason="agreed", user="nobody", stdout=StringIO())
 
 
 def test_the_command_finds_no_version_of_another_team(chest, served, charlie):
@@ -208,14 +210,14 @@ def test_the_command_finds_no_version_of_another_team(chest, served, charlie):
 
 def test_the_command_fails_with_a_reason_for_an_unknown_version(served):
     with pytest.raises(CommandError, match=r"no version 9 of 'chest'\. Known versions: chest v1, chest v2"):
-        call_command("activate", "chest", "9", stdout=StringIO())
+        call_command("activate", "chest", "9", reason="agreed", stdout=StringIO())
 
 
 def test_the_command_reports_a_failure_as_json_with_a_bad_exit_status(chest, served):
     spoil_weights(served[1].folder)
     out = StringIO()
     with pytest.raises(SystemExit) as end:
-        call_command("activate", "chest", "2", json=True, stdout=out)
+        call_command("activate", "chest", "2", reason="agreed", json=True, stdout=out)
     assert end.value.code == 1
     assert "chest v2 was not activated" in json.loads(out.getvalue())["error"]
     assert in_service(chest) == (1, 1)
@@ -244,14 +246,14 @@ def test_the_version_in_service_goes_on_at_another_threshold(chest, served, alic
 
 
 def test_activating_without_a_set_goes_back_to_the_threshold_of_the_training(served, alice, point):
-    served[0].activate(by=alice, threshold_set=point)
-    deployment = served[0].activate(by=alice)
+    served[0].activate(by=alice, reason="agreed", threshold_set=point)
+    deployment = served[0].activate(by=alice, reason="agreed")
     assert (deployment.threshold_set, deployment.threshold) == (None, 0.4)
 
 
 def test_a_threshold_set_of_another_version_is_refused(chest, served, alice, point):
     with pytest.raises(ActivationError, match="belongs to another version"):
-        served[1].activate(by=alice, threshold_set=point)
+        served[1].activate(by=alice, reason="agreed", threshold_set=point)
     assert in_service(chest) == (1, 1)
 
 
@@ -262,7 +264,7 @@ def test_the_page_offers_the_sets_of_a_version_that_is_in_service(chest, served,
     assert "Set 1: 25.0 %, fewer misses" in page
     assert "Put this threshold in service" in page
     url = reverse("registry:version-activate", args=[served[0].pk])
-    page = client.post(url, {"threshold_set": point.pk, "reason": "agreed"}, follow=True).content.decode()
+    page = client.post(url, {"threshold_set": point.pk, "reason": "agreed", "epoch": 1}, follow=True).content.decode()
     assert "from a probability of 25.0\xa0% (threshold set 1)" in page
     assert "25.0\xa0% (set 1)" in page
     assert "40.0\xa0% (as trained)" in page
@@ -273,7 +275,7 @@ def test_the_page_takes_no_threshold_set_of_another_version(chest, served, alice
     ThresholdSet.objects.add(served[1], 0.7, by=alice, reason="x", criterion="by hand")
     client.force_login(alice)
     url = reverse("registry:version-activate", args=[served[1].pk])
-    page = client.post(url, {"threshold_set": point.pk}, follow=True).content.decode()
+    page = client.post(url, {"threshold_set": point.pk, "reason": "x", "epoch": 1}, follow=True).content.decode()
     assert "Select a valid choice" in page
     assert in_service(chest) == (1, 1)
 
@@ -286,17 +288,17 @@ def test_without_other_thresholds_the_version_in_service_offers_no_form(served, 
 def test_the_api_activates_at_a_threshold_set_by_its_number(chest, served, alice, point, client):
     client.force_login(alice)
     url = reverse("api:version-activate", args=[served[0].pk])
-    answer = client.post(url, {"threshold_set": 1}).json()
+    answer = client.post(url, {"threshold_set": 1, "reason": "agreed"}).json()
     assert (answer["threshold"], answer["threshold_set"]) == (0.25, 1)
-    refused = client.post(url, {"threshold_set": 7})
+    refused = client.post(url, {"threshold_set": 7, "reason": "agreed"})
     assert refused.status_code == 400
     assert refused.json()["errors"] == {"threshold_set": ["chest v1 has no threshold set 7."]}
 
 
 def test_the_command_activates_at_a_threshold_set(chest, served, point):
     out = StringIO()
-    call_command("activate", "chest", "1", threshold_set=1, stdout=out)
+    call_command("activate", "chest", "1", reason="agreed", threshold_set=1, stdout=out)
     assert "It decides at a probability of 0.25 (threshold set 1)." in out.getvalue()
     assert Deployment.objects.get(condition=chest).threshold_set == point
     with pytest.raises(CommandError, match="chest v1 has no threshold set 2"):
-        call_command("activate", "chest", "1", threshold_set=2, stdout=StringIO())
+        call_command("activate", "chest", "1", reason="agreed", threshold_set=2, stdout=StringIO())

@@ -114,7 +114,7 @@ def test_a_crashed_save_leaves_no_version_and_does_not_hinder_the_next(tmp_path,
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifacts, "_sync_tree", fail)
+        patch.setattr(artifacts, "sync_tree", fail)
         with pytest.raises(OSError, match="No space left"):
             artifacts.save(folder, manifest={}, weights=WEIGHTS, openvino=graph, predictions={})
     assert not folder.exists()

@@ -34,10 +34,11 @@ SEARCH |= {"option_1": "seed", "values_1": "1,2"}
 SPEED = {"architecture": "Custom_CNN", "image_size": 64, "batch_size": 8}
 WEIGHERS = ["data scientist", "model manager"]
 FLAGGERS = ["clinician", "data scientist", "model manager"]
+PLAN = {"reason": "x", "at": "2100-01-01T00:00:00Z"}
 POINT = {"criterion": "by hand", "threshold": "0.4", "reason": "x"}
 RUN = {"dataset": "{dataset}", "architecture": "Custom_CNN", "configuration": "quick"}
 TEAM_OBJECTS = {"condition", "dataset", "image", "finding", "preparation", "upload", "run", "version", "prediction"}
-TEAM_OBJECTS |= {"preset", "search", "evaluation", "evaluation_run"}
+TEAM_OBJECTS |= {"preset", "search", "evaluation", "evaluation_run", "scheduled", "package_import"}
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,21 @@ PAGES = [
     Row("GET", "registry:version-detail", ROLES, 200, "version"),
     Row("GET", "registry:version-compare", ROLES),
     Row("GET", "registry:version-card", ROLES, 200, "version"),
+    # 302: let in, but the files of this version are not there.
+    Row("GET", "registry:version-export", ["model manager"], 302, "version"),
+    Row("GET", "registry:condition-export", ["model manager"], 200, "condition"),
+    Row("GET", "registry:package-create", ["model manager"]),
+    Row("POST", "registry:package-create", ["model manager"], 400),
+    # 404: let in, but somebody else has sent this package.
+    Row("GET", "registry:package-confirm", ["model manager"], 404, "package"),
+    Row("POST", "registry:package-confirm", ["model manager"], 404, "package"),
+    Row("GET", "registry:import-detail", ROLES, 200, "package_import"),
+    Row("POST", "registry:import-cancel", ["model manager"], 302, "package_import"),
     Row("POST", "registry:version-activate", ["model manager"], 302, "version"),
+    Row("POST", "registry:version-rollback", ["model manager"], 302, "version"),
+    Row("POST", "registry:version-verify", ["model manager"], 302, "version"),
+    Row("POST", "registry:version-restore", ["model manager"], 302, "version"),
+    Row("POST", "registry:scheduled-cancel", ["model manager"], 302, "scheduled"),
     Row("GET", "registry:evaluation-detail", ROLES, 200, "evaluation"),
     Row("GET", "registry:evaluation-print", ROLES, 200, "evaluation"),
     Row("GET", "registry:threshold-edit", ROLES, 200, "version"),
@@ -161,6 +176,7 @@ PAGES = [
 API = [
     Row("GET", "api:condition-list", ROLES),
     Row("GET", "api:condition-detail", ROLES, 200, "condition"),
+    Row("GET", "api:condition-export", ["model manager"], 200, "condition"),
     Row("GET", "api:dataset-list", ROLES),
     Row("GET", "api:dataset-detail", ROLES, 200, "dataset"),
     Row("POST", "api:dataset-scan", SCIENTIST, 202),
@@ -230,7 +246,25 @@ API = [
     Row("GET", "api:version-compare", ROLES, 400),
     Row("GET", "api:version-card", ROLES, 200, "version"),
     # 409: let in, but the files of this version are not there.
-    Row("POST", "api:version-activate", ["model manager"], 409, "version"),
+    Row("GET", "api:version-export", ["model manager"], 409, "version"),
+    Row("GET", "api:package-list", ROLES),
+    Row("POST", "api:package-list", ["model manager"], 400),
+    Row("GET", "api:package-detail", ROLES, 200, "package_import"),
+    Row("POST", "api:package-cancel", ["model manager"], 200, "package_import"),
+    # 409: let in, but the files of this version are not there.
+    Row("POST", "api:version-activate", ["model manager"], 409, "version", {"reason": "x"}),
+    Row("POST", "api:version-schedule", ["model manager"], 409, "version", PLAN),
+    Row("POST", "api:version-restore", ["model manager"], 409, "version"),
+    # 409: let in, but this version is not in service.
+    Row("POST", "api:version-rollback", ["model manager"], 409, "version", {"reason": "x"}),
+    Row("POST", "api:version-verify", ["model manager"], 200, "version"),
+    Row("GET", "api:version-outlook", ROLES, 200, "version"),
+    Row("GET", "api:deployment-list", ROLES),
+    # 404: let in, but nothing is in service.
+    Row("GET", "api:deployment-detail", ROLES, 404, "condition"),
+    Row("GET", "api:scheduledactivation-list", ROLES),
+    Row("GET", "api:scheduledactivation-detail", ROLES, 200, "scheduled"),
+    Row("POST", "api:scheduledactivation-cancel", ["model manager"], 200, "scheduled"),
     Row("GET", "api:version-operating-points", ROLES, 200, "version"),
     Row("POST", "api:version-operating-points", WEIGHERS, 201, "version", POINT),
     Row("GET", "api:evaluation-list", ROLES),

@@ -7,6 +7,7 @@ from django.contrib.auth.models import Group
 from django.urls import reverse
 from knox.models import AuthToken
 
+from registry.models import TrustedOrigin, VerificationRun, Webhook
 from tests.factories import ConditionFactory, UserFactory
 from training.models import TrainingQueue
 from xrayplatform import audit
@@ -18,6 +19,8 @@ HIDDEN = {
     "admin.logentry", "auth.permission", "contenttypes.contenttype", "sessions.session", "xrayplatform.systemaccess",
     "django_q.schedule", "django_q.task", "django_q.success", "django_q.failure", "django_q.ormq",
     "datasets.scannedfolder",
+    # Shown with the import that was made of it.
+    "registry.receivedpackage",
     # What somebody was told is nobody else's business.
     "xrayplatform.notification",
 }  # fmt: skip
@@ -28,9 +31,11 @@ READ_ONLY = {
     "training.search", "training.trainingqueue", "training.runnote",
     "training.speedtest", "training.savedpreset",
     "registry.modelversion", "registry.deployment", "registry.activation", "registry.evaluation",
-    "registry.thresholdset", "inference.prediction", "inference.evaluationrun", "auth.group",
+    "registry.integritycheck", "registry.scheduledactivation", "registry.verificationrun", "registry.webhookdelivery",
+    "registry.thresholdset", "registry.packageimport", "inference.prediction", "inference.evaluationrun", "auth.group",
 }  # fmt: skip
 EDITABLE = {"xrayplatform.team", "xrayplatform.condition", "datasets.dataset", "auth.user", "knox.authtoken"}
+EDITABLE |= {"registry.trustedorigin", "registry.webhook"}
 
 
 def label(model):
@@ -54,6 +59,10 @@ def rows(world, alice):
     world.image.decide("by-hand", "exclude", "test", by=alice)
     world.condition.activations.create(to_version=world.version, by=alice)
     apps.get_model("registry", "Deployment").objects.create(condition=world.condition, active=world.version)
+    TrustedOrigin.objects.create(name="Friends", public_key="ab" * 32)
+    world.version.verify()
+    VerificationRun.objects.create()
+    Webhook.objects.create(name="PACS", url="https://pacs.example/", secret="s" * 16, events=[]).enqueue("x.y", {})
     world.run.notes.create(author=alice, text="Looks fine.")
     TrainingQueue.current()
     WorkerSign.leave("train")

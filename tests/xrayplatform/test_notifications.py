@@ -38,9 +38,9 @@ def run(world, alice):
 
 
 def test_who_started_a_training_is_told_that_it_finished(run, world, alice):
-    run.version = ModelVersionFactory(condition=world.condition, number=7)
+    run.version = ModelVersionFactory(condition=world.condition, number=700)
     run.succeed("done")
-    words = f"Run {run.pk} has finished: Custom_CNN on CHEST/secret study is chest v7, test AUC 0.950"
+    words = f"Run {run.pk} has finished: Custom_CNN on CHEST/secret study is chest v700, test AUC 0.950"
     assert told(alice) == [f"{words} (only 10 test images)."]
     assert Notification.objects.get().url == run.get_absolute_url()
 
@@ -52,7 +52,7 @@ def test_who_started_a_training_is_told_that_it_finished(run, world, alice):
 def test_why_a_figure_says_little_is_told_with_it(run, world, alice, synthetic, images, caveat):
     run.preparation.counts = {"test": {"NORMAL": images}}
     run.preparation.dataset.synthetic = run.preparation.synthetic = synthetic
-    run.version = ModelVersionFactory(condition=world.condition, number=7)
+    run.version = ModelVersionFactory(condition=world.condition, number=700)
     run.succeed("done")
     assert told(alice)[0].endswith(f"test AUC 0.950{caveat}.")
 
