@@ -383,7 +383,7 @@ def files_limited_to(bytes_):
 def test_a_disk_that_fills_up_on_the_way_is_told_and_the_next_attempt_goes_on(folder, monkeypatch):
     fill(folder)
     scan()
-    with files_limited_to(128 + 10 * SIZE * SIZE + SIZE):
+    with files_limited_to(128 + 10 * SIZE * SIZE):
         told = failure(prepare_again())
     assert told == (
         "The decoded images could not be written: File too large Check the disk, then prepare again with the same "

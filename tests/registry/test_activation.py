@@ -204,7 +204,7 @@ def test_the_command_acts_as_the_user_it_is_told(served, alice, bob):
 
 def test_the_command_finds_no_version_of_another_team(chest, served, charlie):
     with pytest.raises(CommandError, match=r"no version 2 of 'chest'\. Known versions: none"):
-        call_command("activate", "chest", "2", user="charlie", stdout=StringIO())
+        call_command("activate", "chest", "2", user="charlie", reason="agreed", stdout=StringIO())
     assert in_service(chest) == (1, 1)
 
 
