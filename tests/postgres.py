@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 UNPRIVILEGED = "postgres"
+FAST = ["-m", "not slow or postgres", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +23,7 @@ def main(arguments: list[str]) -> int:
         print("PostgreSQL is not installed (apt-get install postgresql): its tests were not run.")
         return 1 if os.environ.get("CI") else 0
     with server(programs) as url:
-        command = [sys.executable, "-m", "pytest", *(arguments or ["-m", "not slow or postgres"])]
+        command = [sys.executable, "-m", "pytest", *(arguments or FAST)]
         return subprocess.run(command, env={**os.environ, "DATABASE_URL": url}, check=False).returncode
 
 
