@@ -35,16 +35,20 @@ def _sentence(name: str, internal: Mapping[str, Any], external: Mapping[str, Any
     difference = external["value"] - internal["value"]
     if abs(difference) < _SMALLEST_SHOWN:
         return f"{name} is the same as on the test part ({_shown(name, external['value'])})."
-    overlap = external["low"] <= internal["high"] and internal["low"] <= external["high"]
     return (
         f"{name} is {_size(name, difference)} {'lower' if difference < 0 else 'higher'} than on the test part "
         f"({_shown(name, external['value'])} instead of {_shown(name, internal['value'])}). "
-        + (
-            "The intervals overlap: it may be chance."
-            if overlap
-            else "The intervals do not overlap: chance alone would hardly do that."
-        )
+        f"{_judgement(internal, external)}"
     )
+
+
+def _judgement(internal: Mapping[str, Any], external: Mapping[str, Any]) -> str:
+    # Resamples of images without a single error have none either: such an interval is no evidence.
+    if internal["low"] == internal["high"] or external["low"] == external["high"]:
+        return "One of the intervals has no width, so that nobody can tell from them whether this is chance."
+    if external["low"] <= internal["high"] and internal["low"] <= external["high"]:
+        return "The intervals overlap: it may be chance."
+    return "The intervals do not overlap: chance alone would hardly do that."
 
 
 def _shown(name: str, value: float) -> str:

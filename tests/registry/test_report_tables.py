@@ -95,3 +95,10 @@ def test_an_undefined_figure_is_not_compared(swapped):
     sentences = drops.sentences(*((unknown, known) if swapped else (known, unknown)))
     assert drops.differences(*((unknown, known) if swapped else (known, unknown)))["auc"] is None
     assert sentences[0] == f"AUC cannot be compared: it is undefined {where}. All images have one class."
+
+
+def test_a_perfect_figure_on_a_few_images_is_no_evidence_of_a_difference():
+    internal = {"auc": figure(0.998, 0.996, 0.999), "accuracy": figure(0.977, 0.961, 0.99)}
+    for sentence in drops.sentences(internal, {name: figure(1.0, 1.0, 1.0) for name in internal}):
+        assert "higher than on the test part" in sentence
+        assert "nobody can tell from them whether this is chance" in sentence
