@@ -50,7 +50,7 @@ def facts_of(version: ModelVersion) -> model_card.CardFacts:
         sha256=version.sha256,
         architecture=version.architecture,
         image_size=version.image_size,
-        preprocessing="; ".join(f"{key} {in_words(value)}" for key, value in version.preprocessing.items()),
+        preprocessing="; ".join(f"{key} {in_words(value)}" for key, value in sorted(version.preprocessing.items())),
         initial_weights=version.initial_weights,
         parent=str(version.parent) if version.parent else "",
         dataset_digest=version.dataset_digest,
@@ -65,7 +65,7 @@ def facts_of(version: ModelVersion) -> model_card.CardFacts:
         evaluations=[_evaluation(row) for row in shown],
         operating_point=_operating_point(version),
         cautions=foremost.cautions if foremost else (),
-        environment={key: str(value) for key, value in version.environment.items()},
+        environment={key: str(value) for key, value in sorted(version.environment.items())},
         history=[_event(row, version) for row in _activations(version)],
     )
 
@@ -174,7 +174,7 @@ def _training(version: ModelVersion) -> dict[str, str]:
     names = {"epochs": "Epochs asked for"}
     return {
         names.get(key, key.replace("_", " ").capitalize()): in_words(value)
-        for key, value in version.configuration.items()
+        for key, value in sorted(version.configuration.items())
         if value is not None
     }
 
