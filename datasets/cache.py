@@ -187,6 +187,21 @@ class PixelStore:
                 if number % _CHUNK == 0:
                     check(number)
 
+    def request(self, row: int, path: Path, digest: str, pipeline: dict[str, Any]) -> dict[str, Any]:
+        """What `decoder.prepare` is asked for, to write that file, as the pipeline treats it, into that row."""
+        return {
+            "op": "prepare",
+            "size": self.shape[1],
+            "fit": pipeline["fit"],
+            "steps": list(pipeline.get("steps", ())),
+            "images": str(self.images),
+            "hashes": str(self.hashes),
+            "offset": self.offset,
+            "row": row,
+            "path": str(path),
+            "digest": digest,
+        }
+
     def wrote(self) -> None:
         """To be told of each row that was written: a part at a time becomes permanent, which leaves `finish` little."""
         self._unsynced += self.shape[1] * self.shape[2] + HASH_BYTES

@@ -241,17 +241,8 @@ def _take_over(job: Preparation, plan: _Plan, store: PixelStore, checked: Callab
 
 def _requests(job: Preparation, plan: _Plan, store: PixelStore, missing: Any) -> Iterator[tuple[int, dict[str, Any]]]:
     folder = job.dataset.folder
-    shared = {
-        "op": "prepare",
-        "size": job.image_size,
-        "fit": plan.pipeline["fit"],
-        "steps": plan.pipeline.get("steps", []),
-        "images": str(store.images),
-        "hashes": str(store.hashes),
-        "offset": store.offset,
-    }
     for row in missing.tolist():
-        yield row, shared | {"row": row, "path": str(folder / plan.paths[row]), "digest": plan.digests[row]}
+        yield row, store.request(row, folder / plan.paths[row], plan.digests[row], plan.pipeline)
 
 
 def _unusable(job: Preparation, path: str, answer: dict[str, Any]) -> JobError:

@@ -4,7 +4,7 @@ Images that the version learned from or was tuned on are left out, and so are ne
 of the same patients where patients are known: figures on them would be too good.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -143,7 +143,8 @@ def without_known(
     division, so that parts of the own one are compared only with what earlier versions learned from in other ones.
     pictures: with the fingerprints of the chosen images. progress: see `copies.among`. Raises JobError if none is left.
     """
-    divisions = list(_divisions(version))
+    # Of the images that the version, and those it started from, were trained with.
+    divisions = [one.split_digest for one in version.lineage if one.split_digest]
     parts = ("train",) if kind == Evaluation.Kind.VALIDATION else ("train", "validation")
     digests = set(_seen(divisions, parts).values_list("digest", flat=True).iterator(2000))
     if not digests and kind == Evaluation.Kind.EXTERNAL:
@@ -225,15 +226,6 @@ def _not_compared(found: copies.Copies) -> list[str]:
             "the dataset has no fingerprint of them. Scan it again for a closer look."
         )
     return notes
-
-
-def _divisions(version: ModelVersion) -> Iterator[str]:
-    """Digests of the divisions of the images that the version, and those it started from, were trained with."""
-    one: ModelVersion | None = version
-    while one is not None:
-        if one.split_digest:
-            yield one.split_digest
-        one = one.parent
 
 
 def _patients_of(divisions: Sequence[str], parts: Sequence[str]) -> set[str]:

@@ -223,20 +223,9 @@ class _Pixels:
         return np.load(store.images, mmap_mode="r", allow_pickle=False)
 
     def _requests(self, store: PixelStore, rows: NDArray[np.int64]) -> Iterator[tuple[int, dict[str, Any]]]:
-        treatment = self.job.version.preprocessing
-        shared = {
-            "op": "prepare",
-            "size": self.job.version.image_size,
-            "fit": treatment["fit"],
-            "steps": list(treatment.get("steps", ())),
-            "images": str(store.images),
-            "hashes": str(store.hashes),
-            "offset": store.offset,
-        }
-        chosen = self.chosen
+        chosen, folder, treatment = self.chosen, self.job.dataset.folder, self.job.version.preprocessing
         for row in rows.tolist():
-            path = str(self.job.dataset.folder / chosen.paths[row])
-            yield row, shared | {"row": row, "path": path, "digest": chosen.digests[row]}
+            yield row, store.request(row, folder / chosen.paths[row], chosen.digests[row], treatment)
 
     def _note_problem(self, row: int, answer: dict[str, Any]) -> None:
         if answer["error"] == "not-written":

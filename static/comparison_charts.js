@@ -3,11 +3,8 @@
   const source = document.getElementById("comparison-charts");
   if (!source) return;
   const compared = JSON.parse(source.textContent);
-  const COLOURS = ["--chart-1", "--chart-2", "--chart-3"];
-  const DASHES = [[], [6, 3], [2, 3], [10, 4, 2, 4]];
+  const { COLOURS, DASHES, guide, points } = Curves;
   const POINTS = ["circle", "rect", "triangle", "rectRot", "star"];
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const points = (xs, ys) => xs.map((x, index) => ({ x, y: ys[index] }));
   // A version looks the same in every chart, also where another one is missing in it.
   const places = new Map();
   for (const item of [...compared.roc, ...compared.pr, ...compared.histories]) {
@@ -17,20 +14,13 @@
   function line(label, words, data, more = {}) {
     // Three colours and four dashes make twelve lines, of which neighbours differ in both.
     const place = places.get(label);
-    return {
-      label: words,
-      data,
+    return Curves.line(words, data, {
       paint: COLOURS[place % COLOURS.length],
       borderDash: DASHES[place % DASHES.length],
       pointStyle: POINTS[place % POINTS.length],
-      borderWidth: 2,
-      pointRadius: 0,
-      tension: 0,
       ...more,
-    };
+    });
   }
-
-  const guide = (label, data) => ({ label, data, paint: "--muted", borderDash: [4, 4], borderWidth: 1.5, pointRadius: 0 });
 
   function roc() {
     const curves = compared.roc.map((item) =>
@@ -54,46 +44,10 @@
     val_auc: { x: epochs, y: { title: "Validation AUC", max: 1 }, lines: history("val_auc") },
   };
 
-  const axis = ({ title, ticks = {}, ...more }) => ({ type: "linear", title: { display: true, text: title }, ticks, grid: {}, ...more });
-
   function tip(item) {
     const { x, y } = item.raw;
     return `${item.dataset.label}: ${y.toFixed(3)} at ${Number.isInteger(x) ? x : x.toFixed(3)}`;
   }
 
-  function chart(canvas) {
-    const meaning = CHARTS[canvas.dataset.comparisonChart];
-    return new Chart(canvas, {
-      type: "line",
-      data: { datasets: meaning.lines() },
-      options: {
-        animation: false,
-        maintainAspectRatio: false,
-        interaction: { mode: "nearest", intersect: false },
-        plugins: {
-          legend: { position: "bottom", labels: { boxWidth: 24, boxHeight: 1 } },
-          tooltip: { callbacks: { title: () => "", label: tip } },
-        },
-        scales: { x: axis(meaning.x), y: axis(meaning.y) },
-      },
-    });
-  }
-
-  Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
-  const charts = Array.from(document.querySelectorAll("canvas[data-comparison-chart]"), chart);
-
-  function paint() {
-    for (const item of charts) {
-      for (const data of item.data.datasets) data.borderColor = data.backgroundColor = colour(data.paint);
-      item.options.plugins.legend.labels.color = colour("--bs-body-color");
-      for (const scale of Object.values(item.options.scales)) {
-        scale.title.color = scale.ticks.color = colour("--bs-body-color");
-        scale.grid.color = colour("--bs-border-color");
-      }
-      item.update();
-    }
-  }
-
-  paint();
-  document.addEventListener("themechange", paint);
+  Curves.draw("data-comparison-chart", CHARTS, { tip });
 })();

@@ -3,28 +3,16 @@
   const source = document.getElementById("report-charts");
   if (!source) return;
   const report = JSON.parse(source.textContent);
-  const COLOURS = ["--chart-1", "--chart-2", "--chart-3"];
+  const { COLOURS, DASHES, guide, points } = Curves;
   const MOST_NAMED = 8;
-  const DASHES = [[], [6, 3], [2, 3], [10, 4, 2, 4]];
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const points = (xs, ys) => xs.map((x, index) => ({ x, y: ys[index] }));
   const name = (curve) => curve.class || "Mean";
 
-  function curve(label, data, index, more = {}) {
-    // Curves differ by colour and by dash, so that colour is never alone; the mean of several is drawn thick.
-    return {
-      label,
-      data,
-      paint: COLOURS[index % COLOURS.length],
-      borderDash: DASHES[Math.floor(index / COLOURS.length) % DASHES.length],
-      borderWidth: 2,
-      pointRadius: 0,
-      tension: 0,
-      ...more,
-    };
-  }
-
-  const guide = (label, data) => curve(label, data, 0, { always: true, paint: "--muted", borderDash: [4, 4], borderWidth: 1.5 });
+  // Curves differ by colour and by dash, so that colour is never alone; the mean of several is drawn thick.
+  const curve = (label, data, index, more = {}) => Curves.line(label, data, {
+    paint: COLOURS[index % COLOURS.length],
+    borderDash: DASHES[Math.floor(index / COLOURS.length) % DASHES.length],
+    ...more,
+  });
   const thick = (item) => (item.class ? {} : { always: true, borderWidth: 4, borderDash: [] });
   // With many classes the legend would leave no room for the curves; the tables name them all.
   const named = (entry, data) => data.datasets.length <= MOST_NAMED || data.datasets[entry.datasetIndex].always;
@@ -62,10 +50,11 @@
     return [...curves, guide("Perfect", [{ x: 0, y: 0 }, { x: 1, y: 1 }])];
   }
 
+  const share = (title) => ({ title, min: 0, max: 1, ticks: { stepSize: 0.2 } });
   const CHARTS = {
-    roc: { x: "1 − specificity", y: "Sensitivity", curves: roc },
-    pr: { x: "Recall", y: "Precision", curves: pr },
-    calibration: { x: "Stated probability", y: "Observed share", curves: calibration },
+    roc: { x: share("1 − specificity"), y: share("Sensitivity"), lines: roc },
+    pr: { x: share("Recall"), y: share("Precision"), lines: pr },
+    calibration: { x: share("Stated probability"), y: share("Observed share"), lines: calibration },
   };
 
   function tip(item) {
@@ -73,42 +62,7 @@
     return `${item.dataset.label}: ${item.raw.y.toFixed(3)} at ${item.raw.x.toFixed(3)}${images}`;
   }
 
-  function chart(canvas) {
-    const meaning = CHARTS[canvas.dataset.reportChart];
-    const axis = (title) => ({ type: "linear", min: 0, max: 1, title: { display: true, text: title }, ticks: { stepSize: 0.2 }, grid: {} });
-    return new Chart(canvas, {
-      type: "line",
-      data: { datasets: meaning.curves() },
-      options: {
-        animation: false,
-        maintainAspectRatio: false,
-        interaction: { mode: "nearest", intersect: false },
-        plugins: {
-          legend: { position: "bottom", labels: { boxWidth: 24, boxHeight: 1, filter: named } },
-          tooltip: { callbacks: { title: () => "", label: tip } },
-        },
-        scales: { x: axis(meaning.x), y: axis(meaning.y) },
-      },
-    });
-  }
-
-  Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
   // On paper a chart is not to be coarser than the letters around it.
   if (document.body.classList.contains("paper")) Chart.defaults.devicePixelRatio = 3;
-  const charts = Array.from(document.querySelectorAll("canvas[data-report-chart]"), chart);
-
-  function paint() {
-    for (const item of charts) {
-      for (const data of item.data.datasets) data.borderColor = data.backgroundColor = colour(data.paint);
-      item.options.plugins.legend.labels.color = colour("--bs-body-color");
-      for (const scale of Object.values(item.options.scales)) {
-        scale.title.color = scale.ticks.color = colour("--bs-body-color");
-        scale.grid.color = colour("--bs-border-color");
-      }
-      item.update();
-    }
-  }
-
-  paint();
-  document.addEventListener("themechange", paint);
+  Curves.draw("data-report-chart", CHARTS, { tip, labels: { filter: named } });
 })();

@@ -19,7 +19,7 @@ def warnings_of(version: ModelVersion | None, preparation: Preparation, *, compa
     """
     if version is None:
         return []
-    ancestors = list(_line(version))
+    ancestors = list(version.lineage)
     known = ModelVersion.objects.filter(pk__in=[one.pk for one in ancestors], run__isnull=False)
     unknown = [str(one) for one in ancestors if one not in set(known)]
     said = [f"Not independent: {text}" for text in _seen(known, preparation, compare)]
@@ -29,14 +29,6 @@ def warnings_of(version: ModelVersion | None, preparation: Preparation, *, compa
             "among them, the test figures are too good."
         )
     return said
-
-
-def _line(version: ModelVersion) -> Iterator[ModelVersion]:
-    """The version, the one that it started from, and so on."""
-    one: ModelVersion | None = version
-    while one is not None:
-        yield one
-        one = one.parent
 
 
 def _seen(known: object, preparation: Preparation, compare: bool) -> Iterator[str]:

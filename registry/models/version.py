@@ -1,7 +1,7 @@
 """Immutable model versions, and how one of them goes into service."""
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,14 @@ class ModelVersion(models.Model):
     @property
     def folder(self) -> Path:
         return Path(settings.MODEL_ROOT) / "registry" / self.condition.slug / str(self.number)
+
+    @property
+    def lineage(self) -> "Iterator[ModelVersion]":
+        """The version, the one whose weights it started from, and so on."""
+        one: ModelVersion | None = self
+        while one is not None:
+            yield one
+            one = one.parent
 
     @property
     def question(self) -> Question:
