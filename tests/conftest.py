@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.core.management.commands import flush
 from django.test import Client
 from rest_framework.test import APIClient
 
@@ -39,7 +40,7 @@ from tests.factories import (
     put_cache,
 )
 from tests.registry.evaluations import make_evaluation
-from xrayplatform import audit
+from xrayplatform import audit, immutability
 from xrayplatform.teams import Team, sync_roles
 
 REAL_IMAGES = Path(__file__).resolve().parents[1].parent / "shared" / "xray"
@@ -54,6 +55,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     others = [item for item in items if not (touching & set(item.fixturenames) or item.get_closest_marker("django_db"))]
     config.hook.pytest_deselected(items=others)
     items[:] = [item for item in items if item not in others]
+
+
+def _flush_immutable_rows(self: Any, flush_everything: Any = flush.Command.handle, **options: Any) -> None:
+    """What the platform itself refuses, and tests that commit need: an empty database afterwards."""
+    with immutability.suspended(options["database"]):
+        flush_everything(self, **options)
+
+
+flush.Command.handle = _flush_immutable_rows
 
 
 @pytest.fixture(autouse=True)

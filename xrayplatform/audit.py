@@ -12,6 +12,8 @@ from typing import Any
 from django.conf import settings
 from django.db import models
 
+from .immutability import Immutable
+
 COMMAND_LINE = "command line"
 
 
@@ -34,7 +36,7 @@ def current_context() -> Context:
         return Context()
 
 
-class AuditEntry(models.Model):
+class AuditEntry(Immutable):
     """One action. Rows are only ever added; the admin and the page show them read-only."""
 
     class Outcome(models.TextChoices):
@@ -60,19 +62,12 @@ class AuditEntry(models.Model):
 
     class Meta:
         ordering = ["-seq"]
+        verbose_name = "audit entry"
         verbose_name_plural = "audit entries"
         indexes = [models.Index(fields=["object_type", "object_id"])]
 
     def __str__(self) -> str:
         return f"{self.seq} {self.actor_name} {self.action} {self.object_label}".strip()
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        if not self._state.adding:
-            raise TypeError("An audit entry is never changed.")
-        super().save(*args, **kwargs)
-
-    def delete(self, *args: Any, **kwargs: Any) -> None:
-        raise TypeError("An audit entry is never deleted.")
 
 
 def record(

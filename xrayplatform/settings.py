@@ -74,6 +74,8 @@ SIGNING_KEY = env.str("SIGNING_KEY", default="")
 WEBHOOK_PRIVATE_NETWORKS = env.list("WEBHOOK_PRIVATE_NETWORKS", default=[])
 # Nobody puts in service what they trained themselves.
 TWO_PERSON_RULE = env.bool("TWO_PERSON_RULE", default=False)
+# Only versions that somebody approved go into service; a rollback needs no approval.
+REQUIRE_APPROVAL = env.bool("REQUIRE_APPROVAL", default=False)
 # Backups of versions that were in service, of each condition; the newest are kept.
 MODEL_BACKUPS_KEPT = env.int("MODEL_BACKUPS_KEPT", default=5)
 SESSION_IDLE_MINUTES = env.int("SESSION_IDLE_MINUTES", default=15)
@@ -207,7 +209,7 @@ CONTENT_SECURITY_POLICY = {
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "knox.auth.TokenAuthentication",
-        "rest_framework.authentication.SessionAuthentication",
+        "xrayplatform.access.HeaderSessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["xrayplatform.teams.RolePermission"],
     "DEFAULT_PAGINATION_CLASS": "xrayplatform.http.NewestFirstPagination",

@@ -17,6 +17,7 @@ from registry.models import Activation, ActivationError, Deployment, ModelVersio
 from registry.statistics import decide
 from xrayplatform import audit
 from xrayplatform.conditions import Condition
+from xrayplatform.immutability import Immutable
 from xrayplatform.teams import TeamScopedQuerySet
 
 from ..engine import Engine, EngineError, LoadedModel, Served, load
@@ -166,7 +167,7 @@ def prove(version: ModelVersion) -> None:
         raise ActivationError(str(error)) from error
 
 
-class Prediction(models.Model):
+class Prediction(Immutable):
     """One answer of one version about one radiograph. Rows are only ever added."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -192,14 +193,6 @@ class Prediction(models.Model):
 
     def __str__(self) -> str:
         return f"{self.version}: {self.decision}"
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        if not self._state.adding:
-            raise TypeError("A prediction is never changed.")
-        super().save(*args, **kwargs)
-
-    def delete(self, *args: Any, **kwargs: Any) -> None:
-        raise TypeError("A prediction is never deleted.")
 
     def get_absolute_url(self) -> str:
         return reverse("inference:prediction-detail", args=[self.pk])

@@ -1,32 +1,42 @@
 """The registry: immutable model versions, what they were measured on, and which one is in service."""
 
+from .deleted import DeletedVersion
 from .deployment import Activation, ActivationConflict, ActivationError, Deployment, epoch_of
 from .evaluation import Evaluation, EvaluationUnusable, Measured
 from .integrity import IntegrityCheck, VerificationRun
+from .label import LabelError, VersionNote, VersionTag
 from .package import PackageImport, ReceivedPackage, TrustedOrigin
 from .scheduled import ScheduledActivation
+from .state_change import StateChange, StateError
 from .threshold_set import ThresholdSet
-from .version import ACTIVATION_CHECKS, ModelVersion, staging_folder
+from .version import ACTIVATION_CHECKS, USES, ModelVersion, staging_folder
 from .webhook import Event, Webhook, WebhookDelivery
 
 __all__ = [
     "ACTIVATION_CHECKS",
+    "USES",
     "Activation",
     "ActivationConflict",
     "ActivationError",
+    "DeletedVersion",
     "Deployment",
     "Evaluation",
     "EvaluationUnusable",
     "Event",
     "IntegrityCheck",
+    "LabelError",
     "Measured",
     "ModelVersion",
     "PackageImport",
     "ReceivedPackage",
     "ScheduledActivation",
+    "StateChange",
+    "StateError",
     "ThresholdSet",
     "TrustedOrigin",
     "VerificationRun",
+    "VersionNote",
+    "VersionTag",
     "Webhook",
     "WebhookDelivery",
     "epoch_of",

@@ -8,6 +8,7 @@ from django.db import models, transaction
 
 from xrayplatform import audit
 from xrayplatform.conditions import Condition
+from xrayplatform.immutability import Immutable
 from xrayplatform.teams import TeamScopedQuerySet
 
 from .. import announcing
@@ -64,8 +65,7 @@ class DeploymentQuerySet(TeamScopedQuerySet):
         with transaction.atomic():
             Condition.objects.select_for_update().get(pk=version.condition_id)
             version.refresh_from_db(fields=["state"])
-            if version.state == version.State.ARCHIVED:
-                raise ActivationError(f"{version} is archived. Only candidates and approved versions go into service.")
+            version.require_state(way_back=back_from is not None)
             damaged = IntegrityCheck.objects.filter(version=version).exclude(reason="").first()
             if damaged is not None:
                 raise ActivationError(f"{version} was not activated: {damaged.message} The version in service stays.")
@@ -174,7 +174,7 @@ class Deployment(models.Model):
         announcing.tell_activation(self, before, by=by, reason=reason, rollback=rollback)
 
 
-class Activation(models.Model):
+class Activation(Immutable):
     """The history of what was in service; rows are only ever added."""
 
     condition = models.ForeignKey(Condition, models.PROTECT, related_name="activations")
@@ -195,8 +195,3 @@ class Activation(models.Model):
     def threshold(self) -> float | None:
         """From which probability on the version called its positive class from then on; None for several classes."""
         return self.threshold_set.threshold if self.threshold_set else self.to_version.threshold
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        if not self._state.adding:
-            raise TypeError("The history of activations is never changed.")
-        super().save(*args, **kwargs)

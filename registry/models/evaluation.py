@@ -15,10 +15,12 @@ from django.urls import reverse
 from numpy.typing import NDArray
 
 from xrayplatform import audit
+from xrayplatform.immutability import Immutable
 from xrayplatform.teams import TeamScopedQuerySet
 
 from .. import artifacts, drops, reports
 from ..cautions import VALIDATION_PART, Caution, cautions
+from .state_change import GONE_WITH_ITS_VERSION
 
 # What the file holds besides the answers: the bootstrap replicates of each figure.
 _REPLICATES = "replicates_"
@@ -105,13 +107,15 @@ class EvaluationQuerySet(TeamScopedQuerySet):
         return self.filter(images_digest=evaluation.images_digest)
 
 
-class Evaluation(models.Model):
+class Evaluation(Immutable):
     """The figures of one version on one set of images. Rows are only ever added."""
 
     class Kind(models.TextChoices):
         TEST = "test", "Test part of its own division"
         VALIDATION = "validation", "Validation part of its own division"
         EXTERNAL = "external", "Other images"
+
+    deletable_when = GONE_WITH_ITS_VERSION
 
     key = models.UUIDField(unique=True, editable=False, help_text="names the file with the answers")
     version = models.ForeignKey("registry.ModelVersion", models.PROTECT, related_name="evaluations")
@@ -136,14 +140,6 @@ class Evaluation(models.Model):
 
     def __str__(self) -> str:
         return f"{self.version} on {self.dataset_name}"
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        if not self._state.adding:
-            raise TypeError("An evaluation is never changed; evaluate again.")
-        super().save(*args, **kwargs)
-
-    def delete(self, *args: Any, **kwargs: Any) -> None:
-        raise TypeError("An evaluation is never deleted.")
 
     def get_absolute_url(self) -> str:
         return reverse("registry:evaluation-detail", args=[self.pk])

@@ -6,7 +6,10 @@ from django.conf import settings
 from django.db import models, transaction
 
 from xrayplatform import audit
+from xrayplatform.immutability import Immutable
 from xrayplatform.teams import TeamScopedQuerySet
+
+from .state_change import GONE_WITH_ITS_VERSION
 
 
 class ThresholdError(Exception):
@@ -40,7 +43,7 @@ class ThresholdSetQuerySet(TeamScopedQuerySet):
         return point
 
 
-class ThresholdSet(models.Model):
+class ThresholdSet(Immutable):
     """A threshold for the positive class, why it was chosen, and what it does. Rows are only ever added."""
 
     class Criterion(models.TextChoices):
@@ -49,6 +52,8 @@ class ThresholdSet(models.Model):
         SPECIFICITY = "specificity", "A specificity to reach"
         COST = "cost", "Lowest cost of errors"
         BY_HAND = "by hand", "Set by hand"
+
+    deletable_when = GONE_WITH_ITS_VERSION
 
     version = models.ForeignKey("registry.ModelVersion", models.PROTECT, related_name="threshold_sets")
     number = models.PositiveIntegerField()
@@ -70,11 +75,3 @@ class ThresholdSet(models.Model):
 
     def __str__(self) -> str:
         return f"threshold set {self.number} of {self.version}"
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        if not self._state.adding:
-            raise TypeError("A threshold set is never changed; save a new one.")
-        super().save(*args, **kwargs)
-
-    def delete(self, *args: Any, **kwargs: Any) -> None:
-        raise TypeError("A threshold set is never deleted.")

@@ -11,18 +11,26 @@ from django.urls import reverse
 
 from xrayplatform import audit
 from xrayplatform.conditions import Condition
+from xrayplatform.immutability import Immutable
 from xrayplatform.teams import TeamScopedQuerySet
 
 from .. import announcing, artifacts, backups
 from ..reports import Question
+from .deleted import DeletedVersion
 from .deployment import ActivationConflict, ActivationError, Deployment, require_another_person
 from .evaluation import Evaluation, Measured
 from .integrity import UNUSABLE, IntegrityCheck
+from .label import MOST_TAGS, LabelError, VersionNote, VersionTag, tidy_note, tidy_tag
+from .scheduled import ScheduledActivation
+from .state_change import StateChange, StateError, known, require_reason
 from .threshold_set import ThresholdSet
 
 # What another app wants to be proved of a version before it goes into service (inference: that it loads and answers
 # as it did when it was saved). A check raises ActivationError.
 ACTIVATION_CHECKS: list[Callable[["ModelVersion"], None]] = []
+# What other apps do with a version just now, in words ("it answers in experiment 4"): while they do, it is neither
+# archived nor deleted.
+USES: list[Callable[["ModelVersion"], list[str]]] = []
 
 
 class ModelVersionQuerySet(TeamScopedQuerySet):
@@ -45,6 +53,11 @@ class ModelVersionQuerySet(TeamScopedQuerySet):
         """Annotated with `is_active`: in service for its condition."""
         return self.annotate(is_active=models.Exists(Deployment.objects.filter(active=models.OuterRef("pk"))))
 
+    def for_list(self) -> "ModelVersionQuerySet":
+        """With what lists show of each version; the figures of its epochs, the longest of it, stay in the database."""
+        versions = self.select_related("condition", "created_by", "integrity").prefetch_related("tags")
+        return versions.defer("history").with_activity()
+
     def register(
         self,
         condition: Condition,
@@ -65,10 +78,9 @@ class ModelVersionQuerySet(TeamScopedQuerySet):
         """
         with transaction.atomic():
             Condition.objects.select_for_update().get(pk=condition.pk)
-            newest = self.filter(condition=condition).aggregate(models.Max("number"))["number__max"] or 0
             version = ModelVersion(
                 condition=condition,
-                number=newest + 1,
+                number=self._next_number(condition),
                 sha256=sha256,
                 architecture=manifest["architecture"],
                 image_size=manifest["image_size"],
@@ -95,8 +107,13 @@ class ModelVersionQuerySet(TeamScopedQuerySet):
             announcing.tell_new_version(version)
         return version
 
+    def _next_number(self, condition: Condition) -> int:
+        """One more than any that was ever given, to a version that was deleted as well."""
+        given = [self.filter(condition=condition), DeletedVersion.objects.filter(condition=condition)]
+        return 1 + max(rows.aggregate(models.Max("number"))["number__max"] or 0 for rows in given)
 
-class ModelVersion(models.Model):
+
+class ModelVersion(Immutable):
     """One trained model of a condition. Its content never changes; only `state` does."""
 
     class State(models.TextChoices):
@@ -104,7 +121,8 @@ class ModelVersion(models.Model):
         APPROVED = "approved", "Approved"
         ARCHIVED = "archived", "Archived"
 
-    MUTABLE = {"state"}
+    mutable_fields = frozenset({"state"})
+    deletable_when = "EXISTS (SELECT 1 FROM registry_deletedversion WHERE version_key = OLD.id)"
 
     condition = models.ForeignKey(Condition, models.PROTECT, related_name="versions")
     number = models.PositiveIntegerField()
@@ -143,21 +161,17 @@ class ModelVersion(models.Model):
         permissions = [
             ("activate_modelversion", "Can put a version in service"),
             ("export_modelversion", "Can take a version along as a file"),
+            ("change_state_modelversion", "Can approve, archive and reopen a version"),
+            ("label_modelversion", "Can tag a version and write notes about it"),
         ]
 
     def __str__(self) -> str:
         return f"{self.condition.slug} v{self.number}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        changing = set(kwargs.get("update_fields") or ["everything"])
-        if not self._state.adding and not changing <= self.MUTABLE:
-            raise TypeError("The content of a model version never changes; train or import a new version.")
         if self._state.adding:
             self.accuracy, self.auc = self.metrics.get("accuracy"), self.metrics.get("auc")
         super().save(*args, **kwargs)
-
-    def delete(self, *args: Any, **kwargs: Any) -> None:
-        raise TypeError("A model version is never deleted; archive it.")
 
     def get_absolute_url(self) -> str:
         return reverse("registry:version-detail", args=[self.pk])
@@ -251,6 +265,102 @@ class ModelVersion(models.Model):
         for check in ACTIVATION_CHECKS:
             check(self)
 
+    # -- State
+
+    def approve(self, *, by: Any, reason: str) -> StateChange:
+        """Say that this version may go into service. Raises StateError; with TWO_PERSON_RULE for who trained it."""
+        return self._change_state(self.State.APPROVED, "version.approve", by=by, reason=reason)
+
+    def archive(self, *, by: Any, reason: str) -> StateChange:
+        """Put it away: it is listed no more by default and cannot go into service. Raises StateError while in use."""
+        return self._change_state(self.State.ARCHIVED, "version.archive", by=by, reason=reason)
+
+    def reopen(self, *, by: Any, reason: str) -> StateChange:
+        """Make it a candidate again, whether it was archived or approved. Raises StateError."""
+        return self._change_state(self.State.CANDIDATE, "version.reopen", by=by, reason=reason)
+
+    def _change_state(self, state: str, action: str, *, by: Any, reason: str) -> StateChange:
+        try:
+            kept = require_reason(reason)
+            with transaction.atomic():
+                # An activation holds the same lock, so that nothing in service is archived.
+                Condition.objects.select_for_update().get(pk=self.condition_id)
+                self.refresh_from_db(fields=["state"])
+                self._require_change(self.State(state), by)
+                before, self.state = self.state, state
+                self.save(update_fields=["state"])
+                change = StateChange.objects.create(
+                    version=self, from_state=before, to_state=state, reason=kept, by=known(by)
+                )
+                audit.record(action, self, actor=by, before={"state": before}, after={"state": state, "reason": kept})
+        except StateError as error:
+            refused = audit.AuditEntry.Outcome.REFUSED
+            audit.record(action, self, actor=by, outcome=refused, after={"reason": str(error)[:500]})
+            raise
+        return change
+
+    def _require_change(self, state: State, by: Any) -> None:
+        if self.state == state:
+            raise StateError(f"{self} is {state.label.lower()} already.")
+        if self.state == self.State.ARCHIVED and state == self.State.APPROVED:
+            raise StateError(f"{self} is archived. Reopen it first, then look at it again and approve it.")
+        if state == self.State.APPROVED:
+            self._require_approvable(by)
+        uses = self.uses if state == self.State.ARCHIVED else []
+        if uses:
+            raise StateError(f"{self} was not archived: {'; '.join(uses)}.")
+
+    def _require_approvable(self, by: Any) -> None:
+        check = IntegrityCheck.objects.filter(version=self).first()
+        if check is not None and check.is_damaged:
+            raise StateError(f"{self} was not approved: {check.message}")
+        try:
+            require_another_person(self, by)
+        except ActivationError as error:
+            raise StateError(f"{self} was not approved: {error}") from error
+
+    @property
+    def uses(self) -> list[str]:
+        """What it is needed for just now, in words; a version with any is neither archived nor deleted."""
+        found = []
+        if Deployment.objects.filter(active=self).exists():
+            found.append(f"it is in service for {self.condition}; put another version there first")
+        if ScheduledActivation.objects.waiting().filter(version=self).exists():
+            found.append("its activation is planned; cancel that first")
+        return [*found, *(words for use in USES for words in use(self))]
+
+    # -- Tags and notes
+
+    def tag(self, name: str, *, by: Any) -> VersionTag:
+        """Raises LabelError. A tag that is there already stays as it is."""
+        tidy = tidy_tag(name)
+        with transaction.atomic():
+            type(self).objects.select_for_update().get(pk=self.pk)
+            there = self.tags.filter(name=tidy).first()
+            if there is not None:
+                return there
+            if self.tags.count() >= MOST_TAGS:
+                raise LabelError(f"{self} has {MOST_TAGS} tags, the most there can be; remove one first.")
+            tag = self.tags.create(name=tidy, by=known(by))
+            audit.record("version.tag", self, actor=by, after={"tag": tidy})
+        return tag
+
+    def untag(self, name: str, *, by: Any) -> None:
+        """Raises LabelError when there is no such tag."""
+        tidy = tidy_tag(name)
+        with transaction.atomic():
+            if not self.tags.filter(name=tidy).delete()[0]:
+                raise LabelError(f"{self} has no tag “{tidy}”.")
+            audit.record("version.untag", self, actor=by, before={"tag": tidy})
+
+    def add_note(self, text: str, *, by: Any) -> VersionNote:
+        """Raises LabelError."""
+        tidy = tidy_note(text)
+        with transaction.atomic():
+            note = self.notes.create(text=tidy, by=known(by))
+            audit.record("version.note", self, actor=by, after={"note": tidy[:500]})
+        return note
+
     # -- Going into service
 
     def threshold_set_numbered(self, number: int | None) -> ThresholdSet | None:
@@ -272,15 +382,23 @@ class ModelVersion(models.Model):
             raise ActivationConflict(f"{self} is not in service, so that there is nothing to go back from.")
         return deployment.roll_back(by=by, reason=reason, seen_epoch=seen_epoch)
 
-    def require_activatable(self, *, by: Any, reason: str, threshold_set: ThresholdSet | None = None) -> None:
+    def require_state(self, *, way_back: bool = False) -> None:
+        """Raise ActivationError unless its state lets it go into service; a way back needs no approval."""
+        if self.state == self.State.ARCHIVED:
+            raise ActivationError(f"{self} is archived. Only candidates and approved versions go into service.")
+        if settings.REQUIRE_APPROVAL and self.state != self.State.APPROVED and not way_back:
+            raise ActivationError(f"{self} is not approved, and only approved versions go into service here.")
+
+    def require_activatable(
+        self, *, by: Any, reason: str, threshold_set: ThresholdSet | None = None, way_back: bool = False
+    ) -> None:
         """Raise ActivationError unless this version may go into service by this person: rules, files and proof."""
         if threshold_set is not None and threshold_set.version_id != self.pk:
             raise ActivationError(f"{threshold_set} belongs to another version than {self}.".capitalize())
         if not reason.strip():
             raise ActivationError(f"{self} was not activated: give the reason, which is kept in the history.")
         require_another_person(self, by)
-        if self.state == self.State.ARCHIVED:
-            raise ActivationError(f"{self} is archived. Only candidates and approved versions go into service.")
+        self.require_state(way_back=way_back)
         try:
             check = self.verify(by=by)
             if check.is_damaged:
@@ -308,7 +426,8 @@ class ModelVersion(models.Model):
         condition is locked, so that of two managers who click at once the second is told what the first chose.
         """
         try:
-            self.require_activatable(by=by, reason=reason, threshold_set=threshold_set)
+            way_back = back_from is not None
+            self.require_activatable(by=by, reason=reason, threshold_set=threshold_set, way_back=way_back)
             deployment = Deployment.objects.filter(condition=self.condition_id).select_related("active").first()
             replaced = deployment.active if deployment and deployment.active != self else None
             backups.keep_both(replaced, self)

@@ -15,6 +15,7 @@ from registry.models import ModelVersion
 from tests.datasets.files import dicom, encode, save
 from tests.datasets.test_scan import noise, scan
 from tests.inference.versions import IMAGE_SIZE, make_version
+from tests.tampering import tampered
 from xrayplatform.conditions import Condition
 
 NAME = "CHEST/lungs"
@@ -68,7 +69,7 @@ def version_of(preparation: Preparation, **changes: Any) -> ModelVersion:
     """A version as a training on the preparation makes it."""
     version = make_version(preparation.dataset.condition, preprocessing=preparation.pipeline, **changes)
     digests = {"split_digest": preparation.split_digest, "dataset_digest": preparation.dataset_digest}
-    ModelVersion.objects.filter(pk=version.pk).update(**digests, dataset_name=preparation.dataset.name)
+    tampered(version, **digests, dataset_name=preparation.dataset.name)
     version.refresh_from_db()
     return version
 

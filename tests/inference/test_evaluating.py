@@ -31,6 +31,7 @@ from tests.inference.lungs import (
     version_of,
 )
 from tests.inference.versions import bright_probability, make_version
+from tests.tampering import tampered
 from xrayplatform.audit import AuditEntry
 from xrayplatform.jobs import JobError
 
@@ -194,7 +195,7 @@ def test_what_the_version_before_it_learned_from_is_known_to_a_version_too(chest
     dataset = scanned(condition=chest, times=2)
     own, earlier = prepared(dataset), prepared(dataset, seed=5)
     version = version_of(own)
-    ModelVersion.objects.filter(pk=version.pk).update(parent=version_of(earlier))
+    tampered(version, parent=version_of(earlier))
     version.refresh_from_db()
     run = evaluated(version, dataset, preparation=own, part="test")
     known = set(earlier.manifest.exclude(split="test").values_list("digest", flat=True))
@@ -303,7 +304,7 @@ def test_copies_of_what_an_earlier_version_learned_from_are_left_out_of_the_own_
     assert own.manifest.get(path=tested.path).split == "test"
     alone = evaluated(version, own.dataset, preparation=own, part="test")
     assert alone.evaluation.images_count == own.split_total("test")
-    ModelVersion.objects.filter(pk=version.pk).update(parent=version_of(earlier))
+    tampered(version, parent=version_of(earlier))
     run = evaluated(ModelVersion.objects.get(pk=version.pk), own.dataset, preparation=own, part="test")
     assert run.evaluation.images_count == own.split_total("test") - 1
 

@@ -13,6 +13,7 @@ from tests.factories import (
     put_cache,
 )
 from tests.registry.evaluations import make_evaluation
+from tests.tampering import tampered
 from xrayplatform.audit import AuditEntry
 
 ADDRESS = reverse("inference:evaluation-run-several")
@@ -61,7 +62,7 @@ def test_all_versions_are_started_on_the_test_part_each_with_an_audit_entry(logg
 
 def test_versions_that_were_measured_there_are_skipped_and_named(logged_in, versions, preparation):
     measured = make_evaluation(versions[0], kind="external", preparation=preparation.pk)
-    type(measured).objects.filter(pk=measured.pk).update(split_digest=preparation.split_digest)
+    tampered(measured, split_digest=preparation.split_digest)
     page = logged_in.get(ADDRESS, {"version": [version.pk for version in versions]}).content.decode()
     assert "measured already: v1" in page
     answer = post(logged_in, versions, choice_of(preparation)).content.decode()
@@ -134,7 +135,7 @@ def test_many_datasets_need_no_more_queries(logged_in, versions, django_assert_m
 def test_a_whole_dataset_counts_as_measured_until_it_changes(logged_in, versions, preparation):
     dataset = preparation.dataset
     evaluation = make_evaluation(versions[0], kind="external")
-    type(evaluation).objects.filter(pk=evaluation.pk).update(dataset_digest=dataset.digest)
+    tampered(evaluation, dataset_digest=dataset.digest)
     EvaluationRunFactory(version=versions[0], dataset=dataset, evaluation=evaluation, state="succeeded")
     asked = {"version": [version.pk for version in versions[:2]]}
 

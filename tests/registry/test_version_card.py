@@ -9,9 +9,10 @@ from django.urls import reverse
 from markdown_it import MarkdownIt
 
 from registry import artifacts, cards
-from registry.models import Activation, Deployment, Evaluation, ThresholdSet
+from registry.models import Activation, Deployment, ThresholdSet
 from tests.factories import ConditionFactory, ModelVersionFactory
 from tests.registry.evaluations import answered, make_evaluation, make_images
+from tests.tampering import tampered
 from xrayplatform.audit import AuditEntry
 
 DATA = {
@@ -43,7 +44,7 @@ def manifest(version, data):
     content = json.dumps({"format": 1, "members": {}, "data": data})
     (version.folder / artifacts.MANIFEST).write_text(content)
     version.sha256 = artifacts.hashlib.sha256(content.encode()).hexdigest()
-    type(version).objects.filter(pk=version.pk).update(sha256=version.sha256)
+    tampered(version, sha256=version.sha256)
 
 
 def text_of(version):
@@ -135,7 +136,7 @@ def test_figures_are_those_of_the_test_part_and_of_other_images_but_not_of_valid
 def test_other_images_of_its_own_dataset_are_not_taken_for_images_from_outside(version):
     make_evaluation(version)
     own = make_evaluation(version, kind="external", seed=2)
-    Evaluation.objects.filter(pk=own.pk).update(dataset_name=version.dataset_name)
+    tampered(own, dataset_name=version.dataset_name)
     text = text_of(version)
     assert "Other images of its own dataset, measured" in text
     assert "It has not been evaluated on images from outside" in text

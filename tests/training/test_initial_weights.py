@@ -14,6 +14,7 @@ from tests.datasets.test_prepare import fill, prepare_again
 from tests.datasets.test_scan import scan
 from tests.factories import ConditionFactory, DatasetFactory, PreparationFactory, TeamFactory, put_cache
 from tests.inference.versions import manifest
+from tests.tampering import tampered
 from training.configurations import PRESETS
 from training.management.commands import train_run
 from training.ml.architectures import ARCHITECTURES, PublishedWeights, build
@@ -356,7 +357,7 @@ def test_the_command_refuses_imagenet_that_is_not_there(world, capsys):
 
 def test_the_page_of_a_version_names_the_version_it_was_trained_on_from(client, alice, world, version):
     parent = world.version
-    ModelVersion.objects.filter(pk=version.pk).update(parent=parent, initial_weights=f"{parent} (sha256 0…)")
+    tampered(version, parent=parent, initial_weights=f"{parent} (sha256 0…)")
     client.force_login(alice)
     page = client.get(reverse("registry:version-detail", args=[version.pk])).content.decode()
     assert f'<dt>Trained on from</dt><dd><a href="{parent.get_absolute_url()}">{parent}</a></dd>' in page

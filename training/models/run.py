@@ -20,6 +20,7 @@ from django_q.tasks import async_task
 from datasets.models import Dataset, Preparation
 from registry.models import ModelVersion, staging_folder
 from xrayplatform import audit
+from xrayplatform.immutability import Immutable
 from xrayplatform.jobs import Job, JobError, JobQuerySet, reap
 from xrayplatform.processes import has_variable, signal_group
 from xrayplatform.system import NotEnoughDisk, message_waits, require_disk
@@ -614,7 +615,7 @@ class EpochMetric(models.Model):
         return f"run {self.run_id} epoch {self.epoch}"
 
 
-class RunNote(models.Model):
+class RunNote(Immutable):
     """What a person noted about a run; notes are never changed."""
 
     run = models.ForeignKey(TrainingRun, models.PROTECT, related_name="notes")
@@ -627,11 +628,3 @@ class RunNote(models.Model):
 
     def __str__(self) -> str:
         return f"note on run {self.run_id}"
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        if not self._state.adding:
-            raise TypeError("A note is never changed; write another one.")
-        super().save(*args, **kwargs)
-
-    def delete(self, *args: Any, **kwargs: Any) -> None:
-        raise TypeError("A note is never deleted.")

@@ -122,6 +122,10 @@ class Command(BaseCommand):
             return
         # Under the two-person rule the command line has to name somebody who did not train.
         user = MANAGER if settings.TWO_PERSON_RULE else None
+        if settings.REQUIRE_APPROVAL:
+            call_command(
+                "version_state", dataset.condition.slug, number, "approve", reason="demo", user=user, stdout=self.stdout
+            )
         call_command("activate", dataset.condition.slug, number, reason="demo", user=user, stdout=self.stdout)
 
     def _predict(self, dataset: Any) -> None:
