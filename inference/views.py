@@ -2,6 +2,7 @@
 
 import base64
 from http import HTTPStatus
+from typing import Any
 
 from django.core.paginator import Paginator
 from django.db import transaction
@@ -10,11 +11,12 @@ from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_GET, require_http_methods
 
 from datasets.imaging import ImageError
-from registry.models import Deployment
+from registry.lineage import activation_at, origin_of
+from registry.models import Deployment, ModelVersion
 from xrayplatform import audit
 from xrayplatform.access import allow
 from xrayplatform.conditions import Condition
-from xrayplatform.http import HtmxHttpRequest
+from xrayplatform.http import HtmxHttpRequest, row_number
 
 from .engine import EngineError
 from .forms import AnalysisForm
@@ -74,18 +76,36 @@ def _in_service(request: HttpRequest) -> dict[str, Deployment]:
 @allow("inference.view_prediction")
 @require_GET
 def prediction_detail(request: HttpRequest, pk: str) -> HttpResponse:
-    predictions = Prediction.objects.visible_to(request.user).select_related("version__condition", "created_by")
-    prediction = get_object_or_404(predictions, pk=pk)
+    predictions = Prediction.objects.visible_to(request.user)
+    prediction = get_object_or_404(
+        predictions.select_related("version__condition", "version__created_by", "created_by"), pk=pk
+    )
     with transaction.atomic():
         audit.record("prediction.view", prediction, actor=request.user)
-    return render(request, "inference/prediction_detail.html", {"prediction": prediction})
+    context = {"prediction": prediction, **_way_back(prediction, request.user)}
+    return render(request, "inference/prediction_detail.html", context)
+
+
+def _way_back(prediction: Prediction, user: Any) -> dict[str, Any]:
+    """From the answer to the images that its version learned from."""
+    if not user.has_perm("registry.view_modelversion"):
+        return {}
+    activation = activation_at(prediction.version, prediction.created_at, user)
+    return {"lineage": origin_of(prediction.version, user), "activation": activation}
 
 
 @allow("inference.view_prediction")
 @require_GET
 def prediction_list(request: HttpRequest) -> HttpResponse:
+    """The answers of all versions, or with `?version=` those of one."""
     predictions = Prediction.objects.visible_to(request.user).select_related("version__condition", "created_by")
+    version = None
+    if request.GET.get("version"):
+        versions = ModelVersion.objects.visible_to(request.user).select_related("condition")
+        version = get_object_or_404(versions, pk=row_number(request.GET["version"]))
+        predictions = predictions.filter(version=version)
     page = Paginator(predictions, 50).get_page(request.GET.get("page"))
     with transaction.atomic():
-        audit.record("prediction.list", actor=request.user, after={"page": page.number})
-    return render(request, "inference/prediction_list.html", {"page": page})
+        of = {"version": str(version)} if version else {}
+        audit.record("prediction.list", actor=request.user, after={"page": page.number, **of})
+    return render(request, "inference/prediction_list.html", {"page": page, "version": version})

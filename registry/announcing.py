@@ -11,7 +11,7 @@ from django.db.models import Q, QuerySet
 from django.urls import reverse
 
 from xrayplatform.conditions import Condition
-from xrayplatform.notifications import notify
+from xrayplatform.notifications import STARTED_IT, notify
 
 from .models.webhook import Event, tell_systems
 
@@ -19,14 +19,23 @@ WHY = "You get this message because you may put models in service, or look after
 ADMINISTRATOR = "administrator"
 
 
-def managers(condition: Condition) -> QuerySet:
-    """Active users who may activate versions of the condition."""
-    users = get_user_model()._default_manager.with_perm(
+def all_managers() -> QuerySet:
+    """Active users who may activate versions, whatever their teams."""
+    return get_user_model()._default_manager.with_perm(
         "registry.activate_modelversion", backend="django.contrib.auth.backends.ModelBackend"
     )
+
+
+def managers(condition: Condition) -> QuerySet:
+    """Active users who may activate versions of the condition."""
+    users = all_managers()
     if condition.team_id is None:
         return users
     return users.filter(Q(is_superuser=True) | Q(teams=condition.team_id)).distinct()
+
+
+def administrators() -> set[Any]:
+    return set(get_user_model()._default_manager.filter(is_active=True, groups__name=ADMINISTRATOR))
 
 
 def tell_new_version(version: Any) -> None:
@@ -38,6 +47,15 @@ def tell_new_version(version: Any) -> None:
         but=version.created_by,
     )
     tell_systems(Event.NEW, version, architecture=version.architecture)
+
+
+def tell_import_end(job: Any) -> None:
+    """To who started the import. A cancelled one tells nobody: somebody clicked, and nothing was made."""
+    if job.state == job.State.SUCCEEDED:
+        url = job.version.get_absolute_url() if job.version else job.get_absolute_url()
+        notify(job.created_by, f"{job} has finished: {job.message}.", url)
+    elif job.state == job.State.FAILED:
+        notify(job.created_by, f"{job} has failed: {job.error}", job.get_absolute_url())
 
 
 def tell_activation(deployment: Any, before: Any, *, by: Any, reason: str, rollback: bool) -> None:
@@ -62,11 +80,15 @@ def tell_damage(version: Any, message: str) -> None:
     text = f"{version} is damaged and is not used: {message}"
     told = set(managers(version.condition))
     _tell(told, text, version.get_absolute_url())
-    administrators = get_user_model()._default_manager.filter(is_active=True, groups__name=ADMINISTRATOR)
-    for user in set(administrators) - told:
+    for user in administrators() - told:
         url = version.get_absolute_url() if _sees(user, version) else reverse("xrayplatform:system-status")
         notify(user, text, url, why=WHY)
     tell_systems(Event.DAMAGED, version, message=message)
+
+
+def tell_missing_models(text: str) -> None:
+    """To every manager and administrator, whatever their teams: no version can be loaded."""
+    _tell({*all_managers(), *administrators()}, text, reverse("xrayplatform:system-status"))
 
 
 def tell_missed_activation(version: Any, message: str, planner: Any) -> None:
@@ -79,11 +101,22 @@ def tell_missed_activation(version: Any, message: str, planner: Any) -> None:
     )
 
 
+def tell_state_change(change: Any) -> None:
+    """To who trained the version."""
+    version = change.version
+    trainer = version.created_by
+    if trainer is None or not _sees(trainer, version):
+        return
+    what = {"approved": "was approved", "archived": "was archived"}.get(change.to_state, "is a candidate again")
+    text = f"{version} {what}, by {change.by or 'the command line'}: {change.reason}"
+    _tell([trainer], text, version.get_absolute_url(), but=change.by, why=STARTED_IT)
+
+
 def _sees(user: Any, version: Any) -> bool:
     return bool(type(version).objects.visible_to(user).filter(pk=version.pk).exists())
 
 
-def _tell(users: Any, text: str, url: str, *, but: Any = None) -> None:
+def _tell(users: Any, text: str, url: str, *, but: Any = None, why: str = WHY) -> None:
     for user in sorted(set(users), key=lambda user: user.pk):
         if user != but:
-            notify(user, text, url, why=WHY)
+            notify(user, text, url, why=why)

@@ -16,11 +16,13 @@ from rest_framework.viewsets import ReadOnlyModelViewSet
 
 from xrayplatform import audit
 from xrayplatform.http import Conflict
+from xrayplatform.paging import SortedPagination
 
 from .cards import card_of
 from .exporting import FORMS, REFUSALS, take_along
 from .filters import EvaluationFilter, ModelVersionFilter
 from .image_sets import ComparisonError, chosen_versions
+from .lineage_api import LineageActions
 from .models import Evaluation, ModelVersion, ThresholdSet
 from .models.threshold_set import ThresholdError
 from .serializers import (
@@ -37,15 +39,18 @@ from .serializers import (
 )
 from .service_api import ServiceActions
 from .side_by_side import side_by_side
+from .state_api import StateActions
+from .storage_api import StorageActions
 from .weighing import CriterionError, Weighing
 
 
-class ModelVersionViewSet(ServiceActions, ReadOnlyModelViewSet):
+class ModelVersionViewSet(ServiceActions, StateActions, LineageActions, StorageActions, ReadOnlyModelViewSet):
     """The versions of every condition; their content never changes."""
 
     queryset = ModelVersion.objects.none()
     serializer_class = ModelVersionSerializer
     filterset_class = ModelVersionFilter
+    pagination_class = SortedPagination
     permissions = {
         "list": "registry.view_modelversion",
         "retrieve": "registry.view_modelversion",
@@ -56,11 +61,16 @@ class ModelVersionViewSet(ServiceActions, ReadOnlyModelViewSet):
         "operating_points": "registry.view_thresholdset",
         "save_operating_point": "registry.add_thresholdset",
         **ServiceActions.service_permissions,
+        **StateActions.state_permissions,
+        **LineageActions.lineage_permissions,
+        **StorageActions.storage_permissions,
     }
 
     def get_queryset(self) -> QuerySet:
         versions = ModelVersion.objects.visible_to(self.request.user)
-        return versions.select_related("condition", "created_by", "integrity").with_activity()
+        if self.action == "list":
+            return versions.for_list()
+        return versions.select_related("condition", "created_by", "integrity").prefetch_related("tags").with_activity()
 
     @extend_schema(responses=EpochSerializer(many=True))
     @action(detail=True, pagination_class=None, filter_backends=[])

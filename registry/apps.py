@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.core.checks import register
 
 
 class RegistryConfig(AppConfig):
@@ -8,6 +9,8 @@ class RegistryConfig(AppConfig):
     def ready(self) -> None:
         from xrayplatform.tasks import EACH_MINUTE
 
+        from .checks import check_networks
         from .tasks import every_minute
 
+        register(check_networks)
         EACH_MINUTE.append(every_minute)

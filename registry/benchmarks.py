@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from xrayplatform.benchmarks import register
 from xrayplatform.conditions import Condition
 
+# Registers itself.
+from . import list_benchmark as list_benchmark
 from .comparisons import ANSWERS
 from .models import Evaluation, Measured, ModelVersion
 from .reports import EvaluatedImages, make

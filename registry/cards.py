@@ -3,12 +3,12 @@
 Cards leave the hospital with packages: they hold counts, and no name of a dataset, a folder, a file or a patient.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import artifacts, model_card
 from .differences import in_words
-from .models import Activation, Deployment, Evaluation, ModelVersion
+from .models import Activation, Deployment, Evaluation, ModelVersion, StateChange
 
 # What the platform calls a group of images whose name is that of a folder: somebody's own words.
 FOLDERS = ("folder", "source folder")
@@ -36,6 +36,7 @@ def facts_of(version: ModelVersion) -> model_card.CardFacts:
     shown = [row for row in evaluations if row.kind != Evaluation.Kind.VALIDATION]
     # The one of the own test part is the first, where there is one.
     foremost = next(iter(shown), None)
+    changes = list(version.state_changes.select_related("by").order_by("pk"))
     return model_card.CardFacts(
         condition=version.condition.name,
         body_part=version.condition.body_part,
@@ -66,7 +67,8 @@ def facts_of(version: ModelVersion) -> model_card.CardFacts:
         operating_point=_operating_point(version),
         cautions=foremost.cautions if foremost else (),
         environment={key: str(value) for key, value in sorted(version.environment.items())},
-        history=[_event(row, version) for row in _activations(version)],
+        history=_history(version, changes),
+        state_given=_change(changes[-1]) if changes else None,
     )
 
 
@@ -198,6 +200,20 @@ def _operating_point(version: ModelVersion) -> model_card.CardThreshold | None:
         validation=point.validation,
         test=point.test,
     )
+
+
+def _history(version: ModelVersion, changes: Iterable[StateChange]) -> list[model_card.CardEvent]:
+    """What was decided about its state and its service, oldest first."""
+    events = [(row.at, _change(row)) for row in changes]
+    events += [(row.at, _event(row, version)) for row in _activations(version)]
+    return [event for _, event in sorted(events, key=lambda pair: pair[0])]
+
+
+def _change(row: StateChange) -> model_card.CardEvent:
+    withdrawn = row.from_state == ModelVersion.State.APPROVED
+    words = {"approved": "approved", "archived": "archived"}
+    what = words.get(row.to_state, "approval withdrawn" if withdrawn else "reopened as a candidate")
+    return model_card.CardEvent(_time(row.at), what, _name(row.by), row.reason)
 
 
 def _activations(version: ModelVersion) -> Any:

@@ -60,7 +60,7 @@ class CardThreshold:
 
 @dataclass(frozen=True)
 class CardEvent:
-    """Something that was decided about the version: approved, put in service, taken out of service."""
+    """Something that was decided about the version: approved, archived, put in service, taken out of service."""
 
     at: str
     what: str
@@ -75,7 +75,7 @@ class CardFacts:
     images: by part ("training", "validation", "test") the number of images of each class. patients: by part. split,
     training, environment: label and value in words. patients_apart: whether all images of each patient are in one part,
     None where it is not known. evaluations: the one of the test part first. created_at and other times: in words, as
-    they are to be shown.
+    they are to be shown. state_given: by whom it got the state that it has, where it is not the first one.
     """
 
     condition: str
@@ -109,6 +109,7 @@ class CardFacts:
     cautions: Sequence[Caution] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     history: Sequence[CardEvent] = ()
+    state_given: CardEvent | None = None
 
 
 def card(facts: CardFacts) -> Card:
@@ -377,10 +378,16 @@ def _software(facts: CardFacts) -> Section:
     )
 
 
+def _state(facts: CardFacts) -> str:
+    given = facts.state_given
+    return f"{facts.state}, since {given.at}, by {given.by}: {given.reason}" if given else facts.state
+
+
 def _history(facts: CardFacts) -> Section:
     return _section(
         "Approval and activation",
         ["" if facts.history else "It has neither been approved nor put in service."],
+        [("State", _state(facts))],
         tables=[
             _table(
                 "What was decided about it",

@@ -44,6 +44,20 @@ class Target:
     address: str
 
 
+def read_networks(texts: Sequence[str]) -> list[Network]:
+    """Networks as they are written in the settings, 10.20.0.0/16. Raises OutgoingError, naming the one that is none."""
+    networks = []
+    for text in texts:
+        try:
+            networks.append(ipaddress.ip_network(text.strip()))
+        except ValueError as error:
+            raise OutgoingError(
+                f"WEBHOOK_PRIVATE_NETWORKS names {text!r}, which is no network: {error}. Write each as 10.20.0.0/16 "
+                "or as one address, with commas between."
+            ) from error
+    return networks
+
+
 def parse(url: str) -> SplitResult:
     """The parts of an address that may be called at all: http or https, no credentials. Raises OutgoingError."""
     try:

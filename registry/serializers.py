@@ -14,6 +14,7 @@ class ModelVersionSerializer(serializers.ModelSerializer):
     condition = serializers.SlugRelatedField(slug_field="slug", read_only=True)
     created_by = serializers.CharField(source="created_by.username", read_only=True, allow_null=True, default=None)
 
+    tags = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)
     is_active = serializers.BooleanField(read_only=True, help_text="in service for its condition")
     damaged = serializers.BooleanField(
         source="integrity.is_damaged",
@@ -30,7 +31,7 @@ class ModelVersionSerializer(serializers.ModelSerializer):
             "initial_weights", "environment", "sha256", "size",
             "parent",
             "dataset_name", "dataset_digest", "split_digest", "synthetic", "origin", "created_by",
-            "created_at", "state", "is_active", "damaged",
+            "created_at", "state", "tags", "is_active", "damaged",
         ]  # fmt: skip
         read_only_fields = fields
 

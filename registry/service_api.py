@@ -16,6 +16,7 @@ from xrayplatform.http import Conflict
 
 from .backups import BackupError
 from .models import ActivationError, Deployment, IntegrityCheck, ScheduledActivation, ThresholdSet
+from .models.integrity import FOLDER_MISSING
 from .outlook import outlook
 from .serializers import DeploymentSerializer
 
@@ -134,8 +135,14 @@ class ServiceActions(GenericViewSet):
     @extend_schema(request=None, responses=IntegritySerializer)
     @action(detail=True, methods=["post"])
     def verify(self, request: Request, pk: Any = None) -> Response:
-        """Look at every file of the version now and say whether it is what was registered."""
-        return Response(IntegritySerializer(self.get_object().verify(by=request.user)).data)
+        """Look at every file of the version now and say whether it is what was registered.
+
+        409 when the files of all versions are gone, which says nothing about this one.
+        """
+        check = self.get_object().verify(by=request.user)
+        if check.reason == FOLDER_MISSING:
+            raise Conflict(check.verdict)
+        return Response(IntegritySerializer(check).data)
 
     @extend_schema(request=None, responses=IntegritySerializer)
     @action(detail=True, methods=["post"])

@@ -19,7 +19,7 @@ from .models import (
     ModelVersion,
     ScheduledActivation,
 )
-from .models.deployment import require_another_person
+from .models.deployment import require_two_persons
 from .outlook import outlook
 from .service_forms import ActivateForm, RollbackForm
 
@@ -47,7 +47,7 @@ def service_of(version: ModelVersion, user: Any) -> dict[str, Any]:
         "form": ActivateForm(version, deployment),
         "rollback_form": RollbackForm(deployment),
         "obstacle": _obstacle(version, user),
-        "rollback_obstacle": _obstacle(before.to_version, user) if before else "",
+        "rollback_obstacle": _obstacle(before.to_version, user, way_back=True) if before else "",
     }
 
 
@@ -105,10 +105,8 @@ def scheduled_cancel(request: HttpRequest, pk: int) -> HttpResponse:
 def version_verify(request: HttpRequest, pk: int) -> HttpResponse:
     version = _version(request, pk)
     check = version.verify(by=request.user)
-    if check.is_damaged:
-        messages.error(request, f"{version} is damaged: {check.message}")
-    else:
-        messages.success(request, f"Every file of {version} is what was registered.")
+    level = messages.ERROR if check.is_damaged else messages.SUCCESS
+    messages.add_message(request, level, check.verdict)
     return redirect(version)
 
 
@@ -130,10 +128,11 @@ def _try(request: HttpRequest, version: ModelVersion, action: Callable[[], Any],
     return redirect(version)
 
 
-def _obstacle(version: ModelVersion, user: Any) -> str:
-    """Why this person may not put the version in service, where the two-person rule keeps them from it."""
+def _obstacle(version: ModelVersion, user: Any, *, way_back: bool = False) -> str:
+    """Why this person may not put the version in service, where its state or the two-person rule is in the way."""
     try:
-        require_another_person(version, user)
+        require_two_persons(version, user, way_back=way_back)
+        version.require_state(way_back=way_back)
     except ActivationError as error:
         return str(error)
     return ""

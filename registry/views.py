@@ -2,34 +2,39 @@
 
 from typing import Any
 
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_GET
 
 from xrayplatform.access import allow
 from xrayplatform.http import HtmxHttpRequest
+from xrayplatform.paging import KeyPaginator
 
-from . import drops, exporting
-from .filters import ModelVersionFilter
+from . import drops, exporting, sorting
+from .filters import VersionPageFilter
+from .label_views import labels_of
 from .models import Evaluation, ModelVersion, PackageImport
 from .service_views import service_of
+from .state_views import state_of
 
 MOST_EVALUATIONS = 50
+VERSIONS_A_PAGE = 25
 
 
 @allow("registry.view_modelversion")
 @require_GET
 def version_list(request: HtmxHttpRequest) -> HttpResponse:
-    visible = (
-        ModelVersion.objects.visible_to(request.user)
-        .select_related("condition", "created_by", "integrity")
-        .with_activity()
-    )
-    versions = ModelVersionFilter(request.GET, visible, request=request)
+    versions = VersionPageFilter(request.GET, ModelVersion.objects.visible_to(request.user).for_list(), request=request)
+    # Under a filter that cannot be used, no list at all: the whole one would be taken for the filtered one.
+    found, count, hidden = ModelVersion.objects.none(), 0, 0
+    if versions.is_valid():
+        found, (count, hidden) = versions.listed(), versions.counts()
     context = {
         "filter": versions,
-        "page": Paginator(versions.qs, 25).get_page(request.GET.get("page")),
+        "page": KeyPaginator(found, VERSIONS_A_PAGE, count=count).get_page(request.GET.get("page")),
+        "heads": sorting.heads(versions.order),
+        "order": sorting.in_words(versions.order),
+        "hidden_count": hidden,
     }
     template = "registry/_version_table.html" if request.htmx else "registry/version_list.html"
     return render(request, template, context)
@@ -42,6 +47,8 @@ def version_detail(request: HttpRequest, pk: int) -> HttpResponse:
     context = {
         "version": version,
         **service_of(version, request.user),
+        **state_of(version, request.user),
+        **labels_of(version),
         "export_forms": exporting.FORMS,
         "imported": PackageImport.objects.filter(version=version).select_related("package").first(),
         **_evaluations(version),

@@ -109,7 +109,8 @@ def bob(team: Team) -> Any:
 
 @pytest.fixture
 def charlie(roles: None) -> Any:
-    user = UserFactory(username="charlie", roles=WORKING_ROLES)
+    """May delete versions besides: what he does not find is not for lack of a role."""
+    user = UserFactory(username="charlie", roles=[*WORKING_ROLES, "version remover"])
     TeamFactory(name="Orthopaedics").members.add(user)
     return user
 
@@ -162,6 +163,7 @@ def world(team: Team, settings: Any) -> SimpleNamespace:
     search = SearchFactory(preparation=preparation)
     metric = EpochMetricFactory(run=run)
     version = ModelVersionFactory(condition=condition, dataset_name=dataset.name)
+    version.tags.create(name="pilot study")
     return SimpleNamespace(
         team=team,
         condition=condition,

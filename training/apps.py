@@ -6,9 +6,15 @@ class TrainingConfig(AppConfig):
     verbose_name = "Training"
 
     def ready(self) -> None:
+        from registry.lineage import UPSTREAM
         from registry.rebuilding import REBUILDERS, WRITERS
+        from registry.references import REFERENCES
 
+        from .lineage import upstream
         from .rebuilding import rebuild, writer
+        from .references import references
 
+        UPSTREAM.append(upstream)
+        REFERENCES.append(references)
         REBUILDERS.append(rebuild)
         WRITERS.update({form: writer(form) for form in ("keras", "onnx")})

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from . import live_views, preset_views, queue_views, search_views, views
+from . import lineage_views, live_views, preset_views, queue_views, search_views, views
 
 app_name = "training"
 
@@ -24,6 +24,7 @@ urlpatterns = [
     path("runs/<int:pk>/cancel/", views.run_cancel, name="run-cancel"),
     path("runs/<int:pk>/resume/", views.run_resume, name="run-resume"),
     path("runs/<int:pk>/prioritise/", queue_views.run_prioritise, name="run-prioritise"),
+    path("datasets/<int:pk>/lineage/", lineage_views.dataset_lineage, name="dataset-lineage"),
     path("queue/", queue_views.queue_detail, name="queue-detail"),
     path("queue/pause/", queue_views.queue_pause, name="queue-pause"),
     path("queue/open/", queue_views.queue_open, name="queue-open"),

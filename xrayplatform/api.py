@@ -7,6 +7,7 @@ from django.contrib.auth import authenticate
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import FileResponse
+from drf_spectacular.authentication import SessionScheme
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from knox.models import AuthToken
@@ -31,10 +32,11 @@ from inference.api import PredictionViewSet
 from inference.evaluation_api import EvaluatedImagesViewSet, EvaluationRunViewSet
 from registry.api import EvaluationViewSet, ModelVersionViewSet
 from registry.exporting import REFUSALS, take_condition_along
-from registry.models import IntegrityCheck
+from registry.models import IntegrityCheck, models_are_missing
 from registry.package_api import PackageImportViewSet
 from registry.service_api import DeploymentViewSet, ScheduledActivationViewSet
 from training.api import ArchitectureViewSet, RunViewSet
+from training.lineage_api import TrainedDatasetViewSet
 from training.live_api import SpeedTestViewSet
 from training.preset_api import PresetViewSet
 from training.queue_api import QueueViewSet
@@ -45,6 +47,12 @@ from .conditions import Condition
 from .fields import StrictSerializer
 from .http import MAX_ROW, Conflict, FlagFilter
 from .notifications import Notification, mark_read
+
+
+class HeaderSessionScheme(SessionScheme):
+    """The description of the session cookie, for the class that takes it here."""
+
+    target_class = "xrayplatform.access.HeaderSessionAuthentication"
 
 
 class ConditionSerializer(serializers.ModelSerializer):
@@ -103,6 +111,9 @@ class AuditEntryViewSet(ReadOnlyModelViewSet):
 class SystemSerializer(serializers.Serializer):
     resources = serializers.DictField()
     queues = serializers.ListField(child=serializers.DictField())
+    models_missing = serializers.BooleanField(
+        help_text="there are versions, but the folder of their files is not there"
+    )
     damaged_versions = serializers.ListField(child=serializers.DictField(), help_text="whose files are not whole")
 
 
@@ -118,7 +129,7 @@ class SystemViewSet(ViewSet):
             for check in IntegrityCheck.objects.visible_to(request.user).damaged()
         ]
         status = {"resources": system.resources().to_json(), "queues": system.queue_status()}
-        return Response({**status, "damaged_versions": damaged})
+        return Response({**status, "models_missing": models_are_missing(), "damaged_versions": damaged})
 
 
 class NotificationSerializer(serializers.ModelSerializer):
@@ -207,6 +218,7 @@ router = DefaultRouter()
 router.include_root_view = False
 router.register("conditions", ConditionViewSet, "condition")
 router.register("datasets", DatasetViewSet, "dataset")
+router.register("datasets", TrainedDatasetViewSet, "traineddataset")
 router.register("architectures", ArchitectureViewSet, "architecture")
 router.register("scans", ScanViewSet, "scan")
 router.register("images", ImageViewSet, "image")

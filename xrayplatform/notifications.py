@@ -2,16 +2,21 @@
 
 import logging
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.core.mail import send_mail
 from django.db import models, transaction
 from django.utils import timezone
+from django_q.tasks import async_task, schedule
 
 from . import audit
 
 logger = logging.getLogger(__name__)
+# Between the tries of a mail; there is one try more than there are pauses.
+PAUSES = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
+SEND = "xrayplatform.tasks.send_mail"
 STARTED_IT = "You get this message because you started this work on the X-ray platform."
 
 
@@ -45,15 +50,35 @@ class Notification(models.Model):
 def notify(user: Any, text: str, url: str = "", *, why: str = STARTED_IT) -> Notification | None:
     """Tell `user` (None: nobody, the command line started it) something; call it in the transaction of what happened.
 
-    The e-mail is sent after the commit, and only if the user has an address and the site a mail server; its last line
-    is `why`. A mail that cannot be sent is logged and harms nobody.
+    The e-mail goes into the queue with it, and only if the user has an address and the site a mail server; its last
+    line is `why`. Nobody waits for the mail server, and without a worker of the queue the mail waits for one.
     """
     if user is None or not user.is_active:
         return None
     notification = Notification.objects.create(user=user, text=text[:300], url=url)
     if settings.EMAIL_ON and user.email:
-        transaction.on_commit(lambda: _send(notification, user.email, why), robust=True)
+        async_task(SEND, notification.pk, why, 1, cluster="xray", task_name=f"mail-{notification.pk}")
     return notification
+
+
+def send_mail_about(notification: Notification, why: str, attempt: int) -> None:
+    """Try to send the mail; one that fails is logged and tried again after a pause, the last time given up."""
+    user = notification.user
+    if not (settings.EMAIL_ON and user.is_active and user.email):
+        return
+    try:
+        _send(notification, user.email, why)
+    except Exception:
+        logger.exception("The mail about notification %s could not be sent, try %s", notification.pk, attempt)
+        _try_again(notification, why, attempt)
+
+
+def _try_again(notification: Notification, why: str, attempt: int) -> None:
+    if attempt > len(PAUSES):
+        logger.error("The mail about notification %s was given up; it stands on the page.", notification.pk)
+        return
+    next_run = timezone.now() + PAUSES[attempt - 1]
+    schedule(SEND, notification.pk, why, attempt + 1, cluster="xray", next_run=next_run)
 
 
 def _send(notification: Notification, address: str, why: str) -> None:
@@ -63,10 +88,7 @@ def _send(notification: Notification, address: str, why: str) -> None:
     body.append(why)
     # A line break would end the subject's header.
     subject = " ".join(f"X-ray platform: {notification.text}".split())
-    try:
-        send_mail(subject[:120], "\n\n".join(body), None, [address])
-    except Exception:
-        logger.exception("The mail about notification %s could not be sent", notification.pk)
+    send_mail(subject[:120], "\n\n".join(body), None, [address])
 
 
 def mark_read(user: Any, numbers: Iterable[int] | None = None) -> int:

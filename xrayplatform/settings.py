@@ -72,7 +72,8 @@ SITE_NAME = env.str("SITE_NAME", default="")
 SIGNING_KEY = env.str("SIGNING_KEY", default="")
 # Networks of the hospital's own that webhooks may call (10.20.0.0/16); without any only public addresses.
 WEBHOOK_PRIVATE_NETWORKS = env.list("WEBHOOK_PRIVATE_NETWORKS", default=[])
-# Nobody puts in service what they trained themselves.
+# Nobody puts in service what they trained or imported themselves. What nobody is known to have made (on the command
+# line, without --user) one model manager approves and another puts in service.
 TWO_PERSON_RULE = env.bool("TWO_PERSON_RULE", default=False)
 # Only versions that somebody approved go into service; a rollback needs no approval.
 REQUIRE_APPROVAL = env.bool("REQUIRE_APPROVAL", default=False)

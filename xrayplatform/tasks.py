@@ -6,6 +6,7 @@ from collections.abc import Callable
 from django.utils import timezone
 
 from . import jobs, system, watchdog
+from .notifications import Notification, send_mail_about
 
 logger = logging.getLogger(__name__)
 
@@ -31,3 +32,9 @@ def every_minute() -> None:
 
 def leave_sign(cluster: str) -> None:
     system.WorkerSign.leave(cluster)
+
+
+def send_mail(number: int, why: str, attempt: int) -> None:
+    notification = Notification.objects.select_related("user").filter(pk=number).first()
+    if notification is not None:
+        send_mail_about(notification, why, attempt)

@@ -112,6 +112,8 @@ ROLES: dict[str, list[str]] = {
         "knox.delete_authtoken",
     ],
     "auditor": [*VIEW, *SYSTEM, "xrayplatform.view_auditentry"],
+    # Beside another role, for those few who may also delete versions; every other role may do all but that.
+    "version remover": [*VIEW, "registry.delete_modelversion"],
 }
 
 

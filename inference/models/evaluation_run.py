@@ -41,14 +41,14 @@ class EvaluationRun(Job):
 
     task = "inference.tasks.evaluate"
 
-    version = models.ForeignKey(ModelVersion, models.PROTECT, related_name="evaluation_runs", editable=False)
+    version = models.ForeignKey(ModelVersion, models.CASCADE, related_name="evaluation_runs", editable=False)
     dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="evaluation_runs", editable=False)
     preparation = models.ForeignKey(
         Preparation, models.PROTECT, null=True, related_name="evaluation_runs", editable=False
     )
     part = models.CharField(max_length=10, choices=Part, default=Part.ALL, editable=False)
     problems = models.JSONField(default=list, editable=False, help_text="images that could not be read")
-    evaluation = models.OneToOneField(Evaluation, models.PROTECT, null=True, related_name="run", editable=False)
+    evaluation = models.OneToOneField(Evaluation, models.CASCADE, null=True, related_name="run", editable=False)
 
     objects = EvaluationRunQuerySet.as_manager()
 

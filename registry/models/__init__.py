@@ -3,7 +3,7 @@
 from .deleted import DeletedVersion
 from .deployment import Activation, ActivationConflict, ActivationError, Deployment, epoch_of
 from .evaluation import Evaluation, EvaluationUnusable, Measured
-from .integrity import IntegrityCheck, VerificationRun
+from .integrity import IntegrityCheck, VerificationRun, models_are_missing
 from .label import LabelError, VersionNote, VersionTag
 from .package import PackageImport, ReceivedPackage, TrustedOrigin
 from .scheduled import ScheduledActivation
@@ -40,5 +40,6 @@ __all__ = [
     "Webhook",
     "WebhookDelivery",
     "epoch_of",
+    "models_are_missing",
     "staging_folder",
 ]

@@ -29,16 +29,46 @@ def epoch_of(deployment: "Deployment | None") -> int:
     return deployment.epoch if deployment else 0
 
 
-def require_another_person(version: Any, by: Any) -> None:
-    """With TWO_PERSON_RULE nobody puts in service what they trained, superusers included. Raises ActivationError."""
+def require_another_person(
+    version: Any, by: Any, *, does: str = "activates", has_to: str = "put it in service"
+) -> None:
+    """With TWO_PERSON_RULE nobody decides about what they trained, superusers included. Raises ActivationError.
+
+    does, has_to: the decision in words, for the message.
+    """
     if not settings.TWO_PERSON_RULE:
         return
     if by is None:
-        raise ActivationError("The two-person rule is on: say who activates, with --user.")
+        raise ActivationError(f"The two-person rule is on: say who {does}, with --user.")
     if version.created_by_id == by.pk:
+        made = "imported" if hasattr(version, "package_import") else "started the training of"
         raise ActivationError(
-            f"The two-person rule is on, and {by} started the training of {version}. Another model manager has to "
-            "put it in service."
+            f"The two-person rule is on, and {by} {made} {version}. Another model manager has to {has_to}."
+        )
+
+
+def refresh_state(version: Any) -> None:
+    """Its state as it is now; the caller holds the lock of the condition. Raises ActivationError."""
+    try:
+        version.refresh_from_db(fields=["state"])
+    except type(version).DoesNotExist as error:
+        raise ActivationError(f"{version} was deleted meanwhile; nothing was changed.") from error
+
+
+def require_two_persons(version: Any, by: Any, *, way_back: bool = False) -> None:
+    """With TWO_PERSON_RULE two people stand behind what goes into service. Raises ActivationError.
+
+    Who made it and who activates it; or, where nobody knows who made it, as on the command line without --user, who
+    approved it and who activates it. A way back only leads to what people had put in service before.
+    """
+    require_another_person(version, by)
+    if not settings.TWO_PERSON_RULE or version.created_by_id is not None or way_back:
+        return
+    approval = version.state_changes.first()
+    if version.state != version.State.APPROVED or approval is None or approval.by_id in (None, by.pk):
+        raise ActivationError(
+            f"The two-person rule is on, and nobody knows who made {version}: it was made on the command line. Another "
+            f"model manager than {by} has to approve it first."
         )
 
 
@@ -64,7 +94,7 @@ class DeploymentQuerySet(TeamScopedQuerySet):
         """
         with transaction.atomic():
             Condition.objects.select_for_update().get(pk=version.condition_id)
-            version.refresh_from_db(fields=["state"])
+            refresh_state(version)
             version.require_state(way_back=back_from is not None)
             damaged = IntegrityCheck.objects.filter(version=version).exclude(reason="").first()
             if damaged is not None:

@@ -245,22 +245,20 @@ def images_digest(images: reports.EvaluatedImages) -> str:
     return content.hexdigest()
 
 
+def orphans(older_than: float) -> list[Path]:
+    """The files that no row names and that were last changed before `older_than` (seconds since 1970)."""
+    files = [path for path in folder().glob("*") if path.stat().st_mtime < older_than]
+    # Asked after the files were listed: a row is written after its file.
+    named = {file_of(key).name for key in Evaluation.objects.order_by().values_list("key", flat=True)}
+    return [path for path in files if path.name not in named]
+
+
 def remove_orphans(older_than: float) -> int:
-    """Remove files that no row names and that were last changed before `older_than` (seconds since 1970)."""
-    removed = 0
-    for path in folder().glob("*"):
-        if path.stat().st_mtime < older_than and not _is_named(path):
-            path.unlink(missing_ok=True)
-            removed += 1
-    return removed
-
-
-def _is_named(path: Path) -> bool:
-    try:
-        key = uuid.UUID(path.stem)
-    except ValueError:
-        return False
-    return path.suffix == ".npz" and Evaluation.objects.filter(key=key).exists()
+    """Remove the files that no row names and that were last changed before `older_than` (seconds since 1970)."""
+    found = orphans(older_than)
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
 
 
 def _packed(measured: Measured) -> bytes:

@@ -1,8 +1,10 @@
 """Whether the files of each version are what was registered, by the last look at them; versions never change."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import models, transaction
 from django.utils import timezone
 
@@ -15,7 +17,48 @@ from .. import announcing, artifacts
 
 # What is said of a version that is whole on the disk and still cannot be put to work here.
 UNUSABLE = "unusable"
+# What is said of a version when none has its files there: nothing is known about its own.
+FOLDER_MISSING = "no folder"
+NOT_THERE = "The folder of models is not there: is the disk mounted?"
+MOUNT_IT = "Mount the disk of MODEL_ROOT. Versions in service answer from memory until then; none is damaged by it."
 VERIFY_EVERY = timedelta(days=1)
+_ALERT, _ALL_CLEAR = "models.missing", "models.found"
+
+
+def models_are_missing() -> bool:
+    """Whether there are versions but no folder with the files of any, as when a disk is not mounted."""
+    return not _any_folder() and Condition.objects.filter(versions__isnull=False).exists()
+
+
+def _any_folder() -> bool:
+    """Apart from folders of work under way, whose names begin with a dot."""
+    try:
+        return any(not path.name.startswith(".") for path in (Path(settings.MODEL_ROOT) / "registry").iterdir())
+    except OSError:
+        return False
+
+
+def alert_of_missing_models() -> None:
+    """Told, and written into the audit log, once until they are found again."""
+    if _note(_ALERT, audit.AuditEntry.Outcome.FAILED):
+        announcing.tell_missing_models(f"{NOT_THERE} {MOUNT_IT}")
+
+
+def note_models_found() -> None:
+    """The next time that they are missing is another alert."""
+    _note(_ALL_CLEAR, audit.AuditEntry.Outcome.SUCCESS)
+
+
+def _note(action: str, outcome: str) -> bool:
+    """Write an entry unless the last one says so already; False then. Without any they are taken to be there."""
+    last = audit.AuditEntry.objects.filter(action__in=[_ALERT, _ALL_CLEAR])
+    with transaction.atomic():
+        # Of several processes that notice at once one tells: the rows of the conditions serve as the lock.
+        list(Condition.objects.select_for_update().order_by("pk")[:1])
+        if (last.values_list("action", flat=True).first() or _ALL_CLEAR) == action:
+            return False
+        audit.record(action, outcome=outcome, after={"folder": "registry"})
+    return True
 
 
 class IntegrityCheckQuerySet(TeamScopedQuerySet):
@@ -32,6 +75,9 @@ class IntegrityCheckQuerySet(TeamScopedQuerySet):
             check, now = self.filter(version=version).first() or IntegrityCheck(version=version), timezone.now()
             before, check.reason, check.checked_at = check.reason, damage.reason if damage else "", now
             check.message = str(damage)[:500] if damage else ""
+            if not type(version).objects.filter(pk=version.pk).exists():
+                # It was deleted while its files were read.
+                return check
             is_news = bool(before) != bool(check.reason)
             if is_news:
                 check.since = now if damage else None
@@ -39,6 +85,11 @@ class IntegrityCheckQuerySet(TeamScopedQuerySet):
             if is_news:
                 check.announce(by)
         return check
+
+    def of_missing_models(self, version: Any) -> "IntegrityCheck":
+        """What a look found when the files of no version are there; not kept, as the version may well be whole."""
+        alert_of_missing_models()
+        return IntegrityCheck(version=version, reason=FOLDER_MISSING, message=NOT_THERE, checked_at=timezone.now())
 
 
 class IntegrityCheck(models.Model):
@@ -61,6 +112,15 @@ class IntegrityCheck(models.Model):
     @property
     def is_damaged(self) -> bool:
         return bool(self.reason)
+
+    @property
+    def verdict(self) -> str:
+        """In words for people."""
+        if self.reason == FOLDER_MISSING:
+            return self.message
+        if self.is_damaged:
+            return f"{self.version} is damaged: {self.message}"
+        return f"Every file of {self.version} is what was registered."
 
     def announce(self, by: Any) -> None:
         """The audit entry of a version that was found damaged, or whole again, and word to those who can help."""

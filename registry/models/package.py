@@ -19,7 +19,7 @@ from xrayplatform.jobs import Job, JobError, JobQuerySet, reap
 from xrayplatform.system import NotEnoughDisk, require_disk
 from xrayplatform.teams import Team, TeamScopedQuerySet
 
-from .. import claims, packages, signing
+from .. import announcing, claims, packages, signing
 from ..signing import SignatureState
 from .version import ModelVersion, staging_folder
 
@@ -107,6 +107,11 @@ class ReceivedPackageQuerySet(models.QuerySet):
             )
             audit.record("package.receive", package, actor=by, after=package.facts)
         return package
+
+    def waiting(self) -> "ReceivedPackageQuerySet":
+        """Those whose file is still needed: nobody has decided about them, or they are being imported."""
+        active = PackageImport.objects.active().values("pk")
+        return self.filter(models.Q(imports__isnull=True) | models.Q(imports__in=active))
 
     def undecided_by(self, user: Any) -> "ReceivedPackageQuerySet":
         return self.filter(created_by=user, imports__isnull=True)
@@ -362,6 +367,7 @@ class PackageImport(Job):
 
     def _on_end(self) -> None:
         self.clean_up()
+        announcing.tell_import_end(self)
 
     def end_remains(self, token: uuid.UUID | None) -> None:
         self.clean_up()
@@ -384,8 +390,7 @@ class PackageImport(Job):
         long_ago = timezone.now() - UNDECIDED_AFTER
         _remove_old(exports_folder(), long_ago.timestamp())
         ReceivedPackage.objects.filter(imports__isnull=True, created_at__lt=long_ago).delete()
-        undecided = ReceivedPackage.objects.filter(models.Q(imports__isnull=True) | models.Q(imports__in=active))
-        needed = {str(key) for key in undecided.values_list("key", flat=True)}
+        needed = {str(key) for key in ReceivedPackage.objects.waiting().values_list("key", flat=True)}
         _remove_old(folder(), long_ago.timestamp(), needed)
 
 

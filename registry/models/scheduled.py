@@ -1,7 +1,7 @@
 """Activations that wait for their time."""
 
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -13,10 +13,13 @@ from xrayplatform.conditions import Condition
 from xrayplatform.teams import TeamScopedQuerySet
 
 from .. import announcing
-from .deployment import ActivationError, Deployment, epoch_of, require_another_person
+from .deployment import ActivationError, Deployment, epoch_of, refresh_state, require_two_persons
 from .threshold_set import ThresholdSet
 
 logger = logging.getLogger(__name__)
+
+# A worker is ended by the queue after ten minutes; then another one may try.
+CLAIM_LASTS = timedelta(minutes=11)
 
 
 class ScheduledActivationQuerySet(TeamScopedQuerySet):
@@ -26,8 +29,10 @@ class ScheduledActivationQuerySet(TeamScopedQuerySet):
         return self.filter(state=ScheduledActivation.State.WAITING)
 
     def due(self) -> "ScheduledActivationQuerySet":
-        rows = self.waiting().filter(at__lte=timezone.now()).order_by("at", "pk")
-        return rows.select_related("version__condition", "threshold_set", "by")
+        """Those whose time has come and that no worker is at."""
+        now = timezone.now()
+        free = models.Q(claimed_until__isnull=True) | models.Q(claimed_until__lt=now)
+        return self.waiting().filter(free, at__lte=now).order_by("at", "pk")
 
     def plan(
         self,
@@ -41,13 +46,33 @@ class ScheduledActivationQuerySet(TeamScopedQuerySet):
     ) -> "ScheduledActivation":
         """Put `version` in service at a time in the future, if nothing else was activated until then.
 
-        Its files are verified now and again at that time. Raises ActivationError.
+        Its files are verified now and again at that time. Raises ActivationError; a refusal is audited.
         """
+        try:
+            return self._plan(version, at, by=by, reason=reason, threshold_set=threshold_set, seen_epoch=seen_epoch)
+        except ActivationError as error:
+            after = {"reason": str(error)[:500], "at": at.isoformat()}
+            audit.record("version.schedule", version, actor=by, outcome=audit.AuditEntry.Outcome.REFUSED, after=after)
+            raise
+
+    def _plan(
+        self,
+        version: Any,
+        at: datetime,
+        *,
+        by: Any,
+        reason: str,
+        threshold_set: ThresholdSet | None,
+        seen_epoch: int | None,
+    ) -> "ScheduledActivation":
         if at <= timezone.now():
             raise ActivationError("The time of a planned activation lies in the future.")
         version.require_activatable(by=by, reason=reason, threshold_set=threshold_set)
         with transaction.atomic():
             Condition.objects.select_for_update().get(pk=version.condition_id)
+            # Somebody may have archived it while its files were read.
+            refresh_state(version)
+            version.require_state()
             deployment = Deployment.objects.filter(condition=version.condition_id).first()
             if deployment is not None:
                 deployment.require_epoch(seen_epoch)
@@ -86,6 +111,7 @@ class ScheduledActivation(models.Model):
     epoch = models.PositiveIntegerField()
     state = models.CharField(max_length=10, choices=State, default=State.WAITING, db_index=True)
     message = models.CharField(max_length=500, blank=True)
+    claimed_until = models.DateTimeField(null=True, help_text="a worker that is at it is waited for until then")
     created_at = models.DateTimeField(auto_now_add=True)
     ended_at = models.DateTimeField(null=True)
 
@@ -101,9 +127,12 @@ class ScheduledActivation(models.Model):
         return str(self.version.get_absolute_url())
 
     def run(self) -> bool:
-        """Put the version in service now, or end as failed and say why. Whether it went into service."""
-        if not type(self).objects.waiting().filter(pk=self.pk).exists():
-            # Cancelled, or done by another worker, while those before it were done.
+        """Put the version in service, or end as failed and say why, if it is time and no other worker does.
+
+        Whether it went into service.
+        """
+        claimed = type(self).objects.due().filter(pk=self.pk)
+        if not claimed.update(claimed_until=timezone.now() + CLAIM_LASTS):
             return False
         try:
             self._require_right()
@@ -136,7 +165,7 @@ class ScheduledActivation(models.Model):
         visible = type(self.version).objects.visible_to(self.by).filter(pk=self.version_id).exists()
         if not (self.by.is_active and visible and self.by.has_perm("registry.activate_modelversion")):
             raise ActivationError(f"{self.by} planned this activation and may not activate any more.")
-        require_another_person(self.version, self.by)
+        require_two_persons(self.version, self.by)
 
     def _end(self, state: str, message: str = "") -> None:
         """Leave the waiting state exactly once, inside the caller's transaction."""

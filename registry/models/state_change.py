@@ -8,6 +8,7 @@ from django.db import models
 from xrayplatform.immutability import Immutable
 from xrayplatform.teams import TeamScopedQuerySet
 
+LONGEST_REASON = 500
 # Of a version that was deleted, what belonged to it goes with it.
 GONE_WITH_ITS_VERSION = "EXISTS (SELECT 1 FROM registry_deletedversion WHERE version_key = OLD.version_id)"
 
@@ -32,7 +33,7 @@ class StateChange(Immutable):
     version = models.ForeignKey("registry.ModelVersion", models.CASCADE, related_name="state_changes")
     from_state = models.CharField(max_length=10)
     to_state = models.CharField(max_length=10)
-    reason = models.CharField(max_length=500)
+    reason = models.CharField(max_length=LONGEST_REASON)
     by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
     at = models.DateTimeField(auto_now_add=True)
 
@@ -46,10 +47,16 @@ class StateChange(Immutable):
 
 
 def require_reason(reason: str) -> str:
-    """The reason without white space around it. Raises StateError when there is none."""
-    if not reason.strip():
+    """The reason without white space around it. Raises StateError when there is none, or one that cannot be kept."""
+    tidy = reason.strip()
+    if not tidy:
         raise StateError("Nothing was changed: give the reason, which is kept in the history.")
-    return reason.strip()[:500]
+    if len(tidy) > LONGEST_REASON or "\0" in tidy:
+        raise StateError(
+            f"Nothing was changed: a reason has at most {LONGEST_REASON} characters, and only those that can be "
+            "printed."
+        )
+    return tidy
 
 
 def known(user: Any) -> Any:

@@ -1,5 +1,6 @@
 """Immutable model versions, and how one of them goes into service."""
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,9 +18,9 @@ from xrayplatform.teams import TeamScopedQuerySet
 from .. import announcing, artifacts, backups
 from ..reports import Question
 from .deleted import DeletedVersion
-from .deployment import ActivationConflict, ActivationError, Deployment, require_another_person
+from .deployment import ActivationConflict, ActivationError, Deployment, require_another_person, require_two_persons
 from .evaluation import Evaluation, Measured
-from .integrity import UNUSABLE, IntegrityCheck
+from .integrity import UNUSABLE, IntegrityCheck, models_are_missing
 from .label import MOST_TAGS, LabelError, VersionNote, VersionTag, tidy_note, tidy_tag
 from .scheduled import ScheduledActivation
 from .state_change import StateChange, StateError, known, require_reason
@@ -158,6 +159,17 @@ class ModelVersion(Immutable):
     class Meta:
         ordering = ["-pk"]
         constraints = [models.UniqueConstraint(fields=["condition", "number"], name="one_version_per_number")]
+        indexes = [
+            # All that lists are filtered and sorted by, so that they need not read the rows, which are a hundred times
+            # as wide.
+            models.Index(
+                fields=[
+                    "condition", "state", "architecture", "created_at", "created_by", "accuracy", "auc", "number",
+                    "size", "dataset_name", "sha256",
+                ],
+                name="versions_as_listed",
+            )
+        ]  # fmt: skip
         permissions = [
             ("activate_modelversion", "Can put a version in service"),
             ("export_modelversion", "Can take a version along as a file"),
@@ -210,11 +222,14 @@ class ModelVersion(Immutable):
     def verify(self, *, by: Any = None) -> IntegrityCheck:
         """Look at every file now and keep what was found; damage is told to people once.
 
+        Where the files of all versions are gone, nothing is kept of this one: the disk is not mounted.
         Large files are read without a lock. A restoration may put them back meanwhile: then they are read again.
         """
         while True:
             folder = self._folder_now()
             damage = self._damage()
+            if damage is not None and models_are_missing():
+                return IntegrityCheck.objects.of_missing_models(self)
             with transaction.atomic():
                 Condition.objects.select_for_update().get(pk=self.condition_id)
                 if damage is None or folder == self._folder_now():
@@ -237,6 +252,9 @@ class ModelVersion(Immutable):
         backups.stage(self, staged)
         with transaction.atomic():
             Condition.objects.select_for_update().get(pk=self.condition_id)
+            if not type(self).objects.filter(pk=self.pk).exists():
+                shutil.rmtree(staged, ignore_errors=True)
+                raise backups.BackupError(f"{self} was deleted meanwhile.")
             artifacts.place(staged, self.folder)
             audit.record("version.restore", self, actor=by, after={"sha256": self.sha256})
         return self.verify(by=by)
@@ -285,13 +303,14 @@ class ModelVersion(Immutable):
             with transaction.atomic():
                 # An activation holds the same lock, so that nothing in service is archived.
                 Condition.objects.select_for_update().get(pk=self.condition_id)
-                self.refresh_from_db(fields=["state"])
+                self._refresh_state()
                 self._require_change(self.State(state), by)
                 before, self.state = self.state, state
                 self.save(update_fields=["state"])
                 change = StateChange.objects.create(
                     version=self, from_state=before, to_state=state, reason=kept, by=known(by)
                 )
+                announcing.tell_state_change(change)
                 audit.record(action, self, actor=by, before={"state": before}, after={"state": state, "reason": kept})
         except StateError as error:
             refused = audit.AuditEntry.Outcome.REFUSED
@@ -299,25 +318,40 @@ class ModelVersion(Immutable):
             raise
         return change
 
+    def _refresh_state(self) -> None:
+        try:
+            self.refresh_from_db(fields=["state"])
+        except type(self).DoesNotExist as error:
+            raise StateError(f"{self} was deleted meanwhile.") from error
+
+    def state_obstacle(self, state: str, by: Any) -> str:
+        """Why this person may not give it that state now, in words; empty where nothing is in the way."""
+        try:
+            self._require_change(self.State(state), by)
+        except StateError as error:
+            return str(error)
+        return ""
+
     def _require_change(self, state: State, by: Any) -> None:
         if self.state == state:
-            raise StateError(f"{self} is {state.label.lower()} already.")
+            words = "a candidate" if state == self.State.CANDIDATE else state.label.lower()
+            raise StateError(f"{self} is {words} already.")
         if self.state == self.State.ARCHIVED and state == self.State.APPROVED:
             raise StateError(f"{self} is archived. Reopen it first, then look at it again and approve it.")
         if state == self.State.APPROVED:
             self._require_approvable(by)
         uses = self.uses if state == self.State.ARCHIVED else []
         if uses:
-            raise StateError(f"{self} was not archived: {'; '.join(uses)}.")
+            raise StateError(f"{self} cannot be archived: {'; '.join(uses)}.")
 
     def _require_approvable(self, by: Any) -> None:
         check = IntegrityCheck.objects.filter(version=self).first()
         if check is not None and check.is_damaged:
-            raise StateError(f"{self} was not approved: {check.message}")
+            raise StateError(f"{self} cannot be approved: {check.message}")
         try:
-            require_another_person(self, by)
+            require_another_person(self, by, does="approves", has_to="approve it")
         except ActivationError as error:
-            raise StateError(f"{self} was not approved: {error}") from error
+            raise StateError(f"{self} cannot be approved: {error}") from error
 
     @property
     def uses(self) -> list[str]:
@@ -336,10 +370,12 @@ class ModelVersion(Immutable):
         tidy = tidy_tag(name)
         with transaction.atomic():
             type(self).objects.select_for_update().get(pk=self.pk)
-            there = self.tags.filter(name=tidy).first()
+            # Not `self.tags`, which may have been read before the lock.
+            tags = VersionTag.objects.filter(version=self)
+            there = tags.filter(name=tidy).first()
             if there is not None:
                 return there
-            if self.tags.count() >= MOST_TAGS:
+            if tags.count() >= MOST_TAGS:
                 raise LabelError(f"{self} has {MOST_TAGS} tags, the most there can be; remove one first.")
             tag = self.tags.create(name=tidy, by=known(by))
             audit.record("version.tag", self, actor=by, after={"tag": tidy})
@@ -397,7 +433,7 @@ class ModelVersion(Immutable):
             raise ActivationError(f"{threshold_set} belongs to another version than {self}.".capitalize())
         if not reason.strip():
             raise ActivationError(f"{self} was not activated: give the reason, which is kept in the history.")
-        require_another_person(self, by)
+        require_two_persons(self, by, way_back=way_back)
         self.require_state(way_back=way_back)
         try:
             check = self.verify(by=by)

@@ -11,9 +11,11 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MinLengthValidator
-from django.db import models
+from django.db import models, transaction
 from django.utils import timezone
 from django_q.tasks import async_task
+
+from xrayplatform import audit
 
 from .. import outgoing
 
@@ -36,20 +38,22 @@ TEST = "webhook.test"
 
 
 def listed_networks() -> list[outgoing.Network]:
-    return [ipaddress.ip_network(text) for text in settings.WEBHOOK_PRIVATE_NETWORKS]
+    """Those of the settings. Raises OutgoingError when one is none; a system check says so at the start as well."""
+    return outgoing.read_networks(settings.WEBHOOK_PRIVATE_NETWORKS)
 
 
 def check_url(url: str) -> None:
     """What cannot be called is refused when it is entered; a name is looked up with each call."""
     try:
         host = outgoing.parse(url).hostname or ""
+        networks = listed_networks()
     except outgoing.OutgoingError as error:
         raise ValidationError(str(error)) from error
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         return
-    if not outgoing.is_allowed(address, listed_networks()):
+    if not outgoing.is_allowed(address, networks):
         raise ValidationError(
             f"{host} is no public address. Networks of your own have to be listed in WEBHOOK_PRIVATE_NETWORKS."
         )
@@ -79,6 +83,13 @@ class Webhook(models.Model):
         """Call it inside the transaction of what happened: the call appears with it or not at all."""
         delivery = WebhookDelivery.objects.create(webhook=self, event=event, payload=payload, next_at=timezone.now())
         async_task("registry.tasks.deliver", delivery.pk, cluster="xray", task_name=f"webhook-{delivery.pk}")
+        return delivery
+
+    def test(self, *, by: Any) -> "WebhookDelivery":
+        """A call that tells of nothing, with its audit entry; it goes the way of every other."""
+        with transaction.atomic():
+            delivery = self.enqueue(TEST, {})
+            audit.record("webhook.test", self, actor=by)
         return delivery
 
 

@@ -8,6 +8,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from registry.models import Deployment, IntegrityCheck, VerificationRun
+from registry.models.integrity import MOUNT_IT, NOT_THERE, models_are_missing
 from registry.report_tables import FIGURES
 from xrayplatform.conditions import Condition
 from xrayplatform.templatetags.platform_tags import MISSING, figure, percent
@@ -29,9 +30,10 @@ def any_in_service(context: template.Context) -> bool:
 
 @register.inclusion_tag("registry/_integrity_panel.html", takes_context=True)
 def models_integrity(context: template.Context) -> dict[str, Any]:
-    """The versions that are damaged, and the last look at all of them."""
+    """Whether the files are there at all, the versions that are damaged, and the last look at all of them."""
     checks = IntegrityCheck.objects.visible_to(context["request"].user)
-    return {"damaged": checks.damaged(), "run": VerificationRun.objects.first()}
+    missing = f"{NOT_THERE} {MOUNT_IT}" if models_are_missing() else ""
+    return {"damaged": checks.damaged(), "run": VerificationRun.objects.first(), "missing": missing}
 
 
 @register.simple_tag

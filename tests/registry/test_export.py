@@ -16,6 +16,7 @@ from registry.signing import SignatureState
 from tests.factories import ConditionFactory, ModelVersionFactory
 from tests.inference.versions import make_version
 from tests.registry.evaluations import make_evaluation
+from tests.tampering import tampered
 from xrayplatform.audit import AuditEntry
 
 pytestmark = pytest.mark.django_db
@@ -27,7 +28,7 @@ def version(team, alice, settings):
     settings.SITE_NAME = "St. Example"
     condition = ConditionFactory(slug="chest", name="Chest", team=team)
     made = make_version(condition, by=alice)
-    type(made).objects.filter(pk=made.pk).update(dataset_name="CHEST/secret study person12")
+    tampered(made, dataset_name="CHEST/secret study person12")
     made.refresh_from_db()
     make_evaluation(made, patients=10)
     make_evaluation(made, kind="external", patients=10, seed=3)

@@ -12,16 +12,19 @@ import pytest
 import safetensors.numpy
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import CommandError, call_command
+from django.middleware.csrf import _get_new_csrf_string
+from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 from django_q.models import OrmQ
+from knox.models import AuthToken
 
 from registry import artifacts, packages, rebuilding
-from registry.models import ModelVersion, PackageImport, ReceivedPackage, TrustedOrigin
+from registry.models import Event, ModelVersion, PackageImport, ReceivedPackage, TrustedOrigin, Webhook
 from registry.models.package import UNDECIDED_AFTER
 from registry.package_tasks import run_import
 from registry.packages import CARD, EVALUATIONS, MANIFEST, WEIGHTS, PackageError
-from tests.factories import ConditionFactory, ModelVersionFactory, TeamFactory
+from tests.factories import ConditionFactory, ModelVersionFactory, TeamFactory, UserFactory
 from tests.inference.versions import manifest, write_graph
 from tests.registry import malicious
 from tests.registry.malicious import CASES, KEY, STRANGER
@@ -29,6 +32,7 @@ from xrayplatform import jobs
 from xrayplatform.audit import AuditEntry
 from xrayplatform.conditions import INTENDED_USE, Condition
 from xrayplatform.jobs import JobCancelled
+from xrayplatform.notifications import Notification
 
 pytestmark = pytest.mark.django_db
 PAGE = "/models/packages/"
@@ -121,6 +125,32 @@ def test_a_package_goes_into_a_condition_that_is_there(alice, team):
     job = run(receive(sound(), alice), alice, condition=condition)
     assert str(job.version) == "lungs v8"
     assert not Condition.objects.filter(slug="chest-pneumonia").exists()
+
+
+def told(user):
+    return list(Notification.objects.of(user).order_by("pk").values_list("text", flat=True))
+
+
+def test_an_imported_version_is_told_like_a_trained_one_and_its_end_to_who_imported_it(alice, team):
+    carol = UserFactory(username="carol", roles=["model manager"])
+    team.members.add(carol)
+    webhook = Webhook.objects.create(name="PACS", url="https://pacs.example/", secret="x" * 16, events=Event.values)
+    version = run(receive(sound(), alice), alice, team=team).version
+    assert told(carol) == [f"New version: {version} (Custom_CNN, test AUC 0.950)."]
+    assert told(alice) == ["Import of chest-pneumonia v3 of St. Example has finished: Version 1 of Pneumonia."]
+    assert Notification.objects.get(user=alice).url == version.get_absolute_url()
+    assert webhook.deliveries.get().payload["version"] == version.number
+
+
+def test_who_started_an_import_is_told_that_it_failed_and_why(alice):
+    package = receive(sound(), alice)
+    malicious_file = sound(told={"architecture": "Another_CNN"})
+    package.file.write_bytes(malicious_file)
+    job = run(package, alice)
+    assert job.state == "failed"
+    (words,) = told(alice)
+    assert words == f"Import of chest-pneumonia v3 of St. Example has failed: {job.error}"
+    assert Notification.objects.get(user=alice).url == job.get_absolute_url()
 
 
 def test_nothing_in_service_changes(alice):
@@ -464,6 +494,52 @@ def test_the_api_imports_and_tells_how_far_it_is(logged_in, alice):
     assert told["version"] == ModelVersion.objects.get().pk
     again = logged_in.post("/api/v1/packages/", {"file": SimpleUploadedFile("v.zip", sound())})
     assert (again.status_code, again.json()["id"]) == (200, job.pk)
+
+
+class Untouched:
+    """A body that nobody reads."""
+
+    def read(self, *args):
+        raise AssertionError("The body was read.")
+
+    readline = read
+
+
+@pytest.fixture
+def send_unread():
+    def send(client, **headers):
+        request = {
+            "wsgi.input": Untouched(),
+            "CONTENT_LENGTH": str(2**20),
+            "CONTENT_TYPE": "multipart/form-data; boundary=x",
+        }
+        return client.generic("POST", "/api/v1/packages/", **request, **headers)
+
+    return send
+
+
+def test_the_api_refuses_who_may_not_import_before_the_body_is_read(bob, send_unread):
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(bob)
+    token = _get_new_csrf_string()
+    browser.cookies["csrftoken"] = token
+    answer = send_unread(browser, HTTP_X_CSRFTOKEN=token)
+    assert (answer.status_code, "role does not allow" in answer.json()["detail"]) == (403, True)
+    _, key = AuthToken.objects.create(bob)
+    assert send_unread(Client(), HTTP_AUTHORIZATION=f"Token {key}").status_code == 403
+    assert send_unread(Client()).status_code == 401
+
+
+def test_a_browser_sends_its_csrf_token_to_the_api_in_the_header(alice, send_unread):
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(alice)
+    token = _get_new_csrf_string()
+    browser.cookies["csrftoken"] = token
+    assert browser.get("/api/v1/packages/").status_code == 200
+    assert "CSRF" in send_unread(browser).json()["detail"]
+    assert "CSRF" in send_unread(browser, HTTP_X_CSRFTOKEN="a" * 32).json()["detail"]
+    file = {"file": SimpleUploadedFile("v.zip", sound())}
+    assert browser.post("/api/v1/packages/", file, headers={"X-CSRFToken": token}).status_code == 202
 
 
 def test_the_api_refuses_with_the_reason(logged_in, settings):

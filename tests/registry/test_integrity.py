@@ -26,6 +26,9 @@ from xrayplatform.audit import AuditEntry
 from xrayplatform.notifications import Notification
 from xrayplatform.tasks import EACH_MINUTE, every_minute
 
+# Of the list, whose filters name damage as well.
+RED = '<span class="badge state-failed"><i class="bi bi-x-octagon" aria-hidden="true"></i> Damaged</span>'
+
 
 @pytest.fixture(autouse=True)
 def engine(monkeypatch):
@@ -183,7 +186,7 @@ def test_a_damaged_version_is_red_on_list_page_api_and_system_status(version, al
     spoil(version)
     version.verify()
     client.force_login(alice)
-    assert "Damaged" in text(client.get(reverse("registry:version-list")))
+    assert RED in text(client.get(reverse("registry:version-list")))
     page = text(client.get(version.get_absolute_url()))
     assert "This version is damaged and is not used." in page
     assert "was changed after it was registered" in page
@@ -208,7 +211,7 @@ def test_a_version_that_is_whole_is_shown_so(version, alice, client):
     assert "not yet" in page
     page = text(client.post(reverse("registry:version-verify", args=[version.pk]), follow=True))
     assert "Every file of chest v1 is what was registered." in page
-    assert "Damaged" not in text(client.get(reverse("registry:version-list")))
+    assert RED not in text(client.get(reverse("registry:version-list")))
     answer = client.post(reverse("api:version-verify", args=[version.pk])).json()
     assert (answer["version"], answer["damaged"], answer["reason"]) == (version.pk, False, "")
 
@@ -384,6 +387,132 @@ def test_when_both_are_damaged_their_files_are_not_read_for_each_request(
     for _ in range(3):
         assert ask(client, bob).status_code == 503
     assert len(tries) == 2
+
+
+# -- A disk that is not mounted
+
+
+@pytest.fixture
+def unmount(version, settings):
+    """The folder of models, as it is when its disk is not mounted: `how` is what is there instead."""
+    root = settings.MODEL_ROOT
+
+    def unmount(how="nothing"):
+        root.rename(root.with_name("elsewhere"))
+        if how != "nothing":
+            (root / how).mkdir(parents=True)
+
+    yield unmount
+
+
+@pytest.fixture
+def mount(settings):
+    def mount():
+        shutil.rmtree(settings.MODEL_ROOT, ignore_errors=True)
+        settings.MODEL_ROOT.with_name("elsewhere").rename(settings.MODEL_ROOT)
+
+    return mount
+
+
+def alerts(user):
+    return [words for words in messages_of(user) if "is the disk mounted?" in words]
+
+
+@pytest.mark.parametrize("how", ["nothing", ".", "registry", "registry/.staging"])
+def test_an_unmounted_disk_makes_one_alert_and_no_damaged_version(
+    chest, version, unmount, how, alice, bob, administrator, charlie
+):
+    make_version(chest)
+    unmount(how)
+    for _ in range(2):
+        for one in ModelVersion.objects.all():
+            assert one.verify().message == "The folder of models is not there: is the disk mounted?"
+    assert not IntegrityCheck.objects.exists()
+    assert not AuditEntry.objects.filter(action="version.damaged").exists()
+    assert AuditEntry.objects.filter(action="models.missing").count() == 1
+    assert [len(alerts(user)) for user in (alice, charlie, administrator, bob)] == [1, 1, 1, 0]
+    assert not any("damaged" in words for words in messages_of(alice) if "none is damaged" not in words)
+
+
+def test_without_any_version_an_empty_folder_is_no_alert(db, settings, alice):
+    call_command("verify_models", stdout=StringIO(), stderr=StringIO())
+    assert alerts(alice) == []
+
+
+def test_the_command_says_that_the_disk_is_not_mounted(version, unmount, alice):
+    unmount()
+    for _ in range(2):
+        with pytest.raises(CommandError, match="is the disk mounted"):
+            call_command("verify_models", stdout=StringIO(), stderr=StringIO())
+    assert len(alerts(alice)) == 1
+
+
+def test_the_night_says_so_and_calls_nothing_damaged(version, unmount, night):
+    unmount()
+    tasks.every_minute()
+    run = VerificationRun.objects.get()
+    tasks.verify_all(run.pk, run.attempt)
+    run.refresh_from_db()
+    assert (run.state, run.error) == ("failed", "The folder of models is not there: is the disk mounted?")
+    assert not IntegrityCheck.objects.exists()
+
+
+def test_a_disk_that_goes_while_all_are_verified_ends_it(chest, version, unmount, monkeypatch):
+    make_version(chest)
+    load = artifacts.load
+
+    def load_and_go(folder, sha256):
+        found = load(folder, sha256)
+        unmount()
+        return found
+
+    monkeypatch.setattr(artifacts, "load", load_and_go)
+    with pytest.raises(CommandError, match="is the disk mounted"):
+        call_command("verify_models", stdout=StringIO(), stderr=StringIO())
+    assert not IntegrityCheck.objects.exclude(reason="").exists()
+
+
+def test_after_the_disk_was_there_again_its_loss_is_another_alert(version, unmount, mount, alice):
+    for count in (1, 2):
+        unmount()
+        version.verify()
+        assert len(alerts(alice)) == count
+        mount()
+        call_command("verify_models", stdout=StringIO(), stderr=StringIO())
+    assert not version.verify().is_damaged
+
+
+def test_pages_and_api_show_it(version, unmount, mount, alice, client):
+    client.force_login(alice)
+    status, words = reverse("xrayplatform:system-status"), "is the disk mounted?"
+    assert words not in text(client.get(status))
+    unmount()
+    assert words in text(client.get(status))
+    assert client.get(reverse("api:system-list")).json()["models_missing"] is True
+    page = text(client.post(reverse("registry:version-verify", args=[version.pk]), follow=True))
+    assert words in page and "is damaged" not in page
+    answer = client.post(reverse("api:version-verify", args=[version.pk]))
+    assert (answer.status_code, words in answer.json()["detail"]) == (409, True)
+    mount()
+    assert words not in text(client.get(status))
+    assert client.get(reverse("api:system-list")).json()["models_missing"] is False
+
+
+def test_what_is_in_service_goes_on_from_memory_and_nothing_else_goes_into_service(
+    chest, version, unmount, alice, bob, client, monkeypatch
+):
+    version.activate(by=alice, reason="first")
+    newer = make_version(chest)
+    ask(client, bob)
+    unmount()
+    assert ask(client, bob).status_code == 200
+    assert Prediction.objects.count() == 2
+    with pytest.raises(ActivationError, match="is the disk mounted"):
+        newer.activate(by=alice, reason="newer")
+    monkeypatch.setattr(prediction, "ENGINE", Engine())
+    assert ask(client, bob).status_code == 503
+    assert not IntegrityCheck.objects.exclude(reason="").exists()
+    assert len(alerts(alice)) == 1
 
 
 # -- Backup and restoration

@@ -8,9 +8,10 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.urls import reverse
 from django.utils import timezone
+from django_q.models import OrmQ
 
 from registry import tasks
-from registry.models import ActivationError, Deployment, ScheduledActivation, ThresholdSet
+from registry.models import ActivationError, Deployment, ModelVersion, ScheduledActivation, ThresholdSet
 from tests.factories import ConditionFactory
 from tests.inference.versions import make_version
 from xrayplatform.audit import AuditEntry
@@ -42,10 +43,28 @@ def plan(version, user, **options):
     )
 
 
+def messages():
+    waiting = OrmQ.objects.order_by("pk")
+    return [message for message in waiting if message.task["func"] == "registry.tasks.activate_planned"]
+
+
+def work():
+    """A worker of the queue, as far as it activates what was planned."""
+    for message in messages():
+        tasks.activate_planned(*message.task["args"])
+        message.delete()
+
+
+def is_due(*planned):
+    numbers = [one.pk for one in planned]
+    ScheduledActivation.objects.filter(pk__in=numbers).update(at=timezone.now() - timedelta(seconds=1))
+
+
 def run_later(planned):
-    """The minute task, when the time has come."""
-    ScheduledActivation.objects.filter(pk=planned.pk).update(at=timezone.now() - timedelta(seconds=1))
+    """The minute task and a worker, when the time has come."""
+    is_due(planned)
     tasks.every_minute()
+    work()
     planned.refresh_from_db()
     return planned
 
@@ -56,6 +75,8 @@ def in_service(condition):
 
 def test_before_its_time_nothing_happens(chest, planned):
     tasks.every_minute()
+    tasks.activate_planned(planned.pk)
+    planned.refresh_from_db()
     assert (in_service(chest), planned.state) == (1, "waiting")
 
 
@@ -65,6 +86,7 @@ def test_at_its_time_the_version_goes_into_service(chest, planned, alice):
     activation = chest.activations.first()
     assert (activation.by, activation.reason) == (alice, "after the audit")
     tasks.every_minute()
+    work()
     assert chest.activations.count() == 2
 
 
@@ -109,6 +131,54 @@ def test_who_left_the_team_is_not_told_what_its_versions_do(team, planned, alice
     assert not Notification.objects.filter(user=alice).exists()
 
 
+def test_many_that_are_due_at_once_each_get_a_message_and_nothing_is_verified_in_the_minute_task(
+    team, alice, monkeypatch
+):
+    several = [make_version(ConditionFactory(slug=f"c{number}", team=team)) for number in range(5)]
+    planned = [plan(version, alice) for version in several]
+    is_due(*planned)
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelVersion, "verify", lambda *args, **kwargs: 1 / 0)
+        tasks.every_minute()
+    assert [message.task["args"] for message in messages()] == [(one.pk,) for one in planned]
+    work()
+    assert Deployment.objects.count() == 5
+
+
+def test_two_messages_about_one_do_not_do_it_twice(chest, planned, monkeypatch):
+    is_due(planned)
+    ran = []
+
+    def meanwhile(*versions):
+        tasks.every_minute()
+        tasks.activate_planned(planned.pk)
+        ran.append(len(messages()))
+
+    monkeypatch.setattr("registry.models.version.backups.keep_both", meanwhile)
+    tasks.activate_planned(planned.pk)
+    planned.refresh_from_db()
+    assert (ran, planned.state, in_service(chest)) == ([0], "done", 2)
+    assert not AuditEntry.objects.filter(outcome="refused").exists()
+
+
+def test_one_whose_worker_died_is_tried_again(chest, planned, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def die(*versions):
+        raise Killed
+
+    is_due(planned)
+    with monkeypatch.context() as patch:
+        patch.setattr("registry.models.version.backups.keep_both", die)
+        with pytest.raises(Killed):
+            tasks.activate_planned(planned.pk)
+    tasks.every_minute()
+    assert messages() == []
+    ScheduledActivation.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
+    assert run_later(planned).state == "done"
+
+
 def test_one_that_was_cancelled_after_the_list_was_read_is_no_refused_activation(planned, alice):
     (listed,) = ScheduledActivation.objects.waiting()
     planned.cancel(by=alice)
@@ -145,6 +215,18 @@ def test_what_cannot_be_activated_cannot_be_planned(versions, alice):
         ScheduledActivation.objects.plan(versions[2], timezone.now(), by=alice, reason="x")
     with pytest.raises(ActivationError, match="put chest v1 in service"):
         plan(versions[2], alice, seen_epoch=0)
+
+
+def test_a_plan_that_is_refused_is_audited_like_a_refused_activation(versions, alice):
+    (versions[1].folder / "weights.safetensors").unlink()
+    with pytest.raises(ActivationError):
+        plan(versions[1], alice)
+    with pytest.raises(ActivationError):
+        plan(versions[2], alice, seen_epoch=0)
+    entries = AuditEntry.objects.filter(action="version.schedule", outcome="refused", actor=alice)
+    assert [entry.object_id for entry in entries] == [str(version.pk) for version in (versions[2], versions[1])]
+    assert "put chest v1 in service" in entries[0].after["reason"]
+    assert not ScheduledActivation.objects.exists()
 
 
 def test_a_condition_has_one_planned_activation_at_a_time(versions, planned, alice):

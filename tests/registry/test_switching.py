@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from registry.models import Activation, ActivationConflict, ActivationError, Deployment, ThresholdSet
 from registry.outlook import outlook
-from tests.factories import ConditionFactory, UserFactory
+from tests.factories import ConditionFactory, PackageImportFactory, UserFactory
 from tests.inference.versions import make_version
 from tests.registry.evaluations import make_evaluation
 from xrayplatform.audit import AuditEntry
@@ -205,6 +205,59 @@ def test_a_superuser_is_not_exempt_and_the_command_line_has_to_name_somebody(che
 
 def test_without_the_rule_one_person_may_do_both(chest, hers, alice):
     hers.activate(by=alice, reason="mine")
+    assert in_service(chest) == (1, 1)
+
+
+@pytest.fixture
+def nobodys(chest, settings):
+    """A version that the command line made."""
+    settings.TWO_PERSON_RULE = True
+    return make_version(chest)
+
+
+def test_what_nobody_is_known_to_have_made_goes_into_service_when_somebody_else_approved_it(
+    chest, nobodys, alice, carol, client
+):
+    client.force_login(alice)
+    words = "nobody knows who made chest v1"
+    assert words in text(client.get(nobodys.get_absolute_url()))
+    with pytest.raises(ActivationError, match=words):
+        nobodys.activate(by=alice, reason="mine")
+    nobodys.approve(by=alice, reason="looked through")
+    with pytest.raises(ActivationError, match="Another model manager than alice has to approve it first"):
+        nobodys.activate(by=alice, reason="mine")
+    nobodys.activate(by=carol, reason="agreed")
+    assert in_service(chest) == (1, 1)
+
+
+def test_an_approval_that_was_taken_back_or_that_nobody_gave_does_not_count(nobodys, alice, carol, settings):
+    nobodys.approve(by=carol, reason="looked through")
+    nobodys.reopen(by=carol, reason="not after all")
+    with pytest.raises(ActivationError, match="has to approve it first"):
+        nobodys.activate(by=alice, reason="mine")
+    settings.TWO_PERSON_RULE = False
+    nobodys.approve(by=None, reason="on the command line")
+    settings.TWO_PERSON_RULE = True
+    with pytest.raises(ActivationError, match="has to approve it first"):
+        nobodys.activate(by=alice, reason="mine")
+
+
+def test_the_way_back_to_what_nobody_is_known_to_have_made_is_open(chest, nobodys, hers, alice, carol, settings):
+    settings.TWO_PERSON_RULE = False
+    nobodys.activate(by=alice, reason="before the rule")
+    settings.TWO_PERSON_RULE = True
+    hers.activate(by=carol, reason="newer")
+    hers.roll_back(by=alice, reason="false alarms")
+    assert in_service(chest)[0] == nobodys.number
+
+
+def test_who_imported_a_version_counts_as_who_made_it(chest, hers, alice, carol, settings):
+    settings.TWO_PERSON_RULE = True
+    PackageImportFactory(version=hers, condition=chest, created_by=alice)
+    hers.refresh_from_db()
+    with pytest.raises(ActivationError, match="alice imported chest v1"):
+        hers.activate(by=alice, reason="mine")
+    hers.activate(by=carol, reason="agreed")
     assert in_service(chest) == (1, 1)
 
 

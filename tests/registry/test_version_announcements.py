@@ -5,6 +5,7 @@ from django.core import mail
 
 from tests.factories import ConditionFactory, UserFactory
 from tests.inference.versions import make_version
+from tests.mails import send_waiting_mails
 from xrayplatform.notifications import Notification
 
 
@@ -64,10 +65,10 @@ def test_who_trained_a_version_and_left_the_team_is_not_told(chest, team, alice,
     assert told(dave) == []
 
 
-def test_the_mail_says_why_one_gets_it(chest, alice, carol, settings, django_capture_on_commit_callbacks):
+def test_the_mail_says_why_one_gets_it(chest, alice, carol, settings):
     settings.EMAIL_ON, settings.SITE_URL = True, "https://xray.hospital"
-    with django_capture_on_commit_callbacks(execute=True):
-        version = make_version(chest, by=alice)
+    version = make_version(chest, by=alice)
+    send_waiting_mails()
     (message,) = mail.outbox
     assert message.to == ["carol@hospital"]
     assert f"https://xray.hospital{version.get_absolute_url()}" in message.body

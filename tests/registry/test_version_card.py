@@ -176,6 +176,30 @@ def test_the_history_says_who_put_it_in_service_when_and_why(version, alice, bob
     ]
 
 
+def test_the_history_says_who_approved_it_and_what_became_of_that(version, alice, bob):
+    assert ["State", "Candidate"] in section(version, "Approval and activation")["facts"]
+    version.approve(by=bob, reason="report looked through")
+    Activation.objects.create(condition=version.condition, to_version=version, by=alice, reason="best so far")
+    part = section(version, "Approval and activation")
+    assert [row[1:] for row in part["tables"][0]["rows"]] == [
+        ["approved", "bob", "report looked through"],
+        ["put in service", "alice", "best so far"],
+    ]
+    ((_, state),) = part["facts"]
+    assert state.startswith("Approved, since ")
+    assert state.endswith(" UTC, by bob: report looked through")
+    version.reopen(by=None, reason="new device")
+    version.archive(by=alice, reason="replaced")
+    version.reopen(by=alice, reason="needed again")
+    part = section(version, "Approval and activation")
+    assert [row[1:3] for row in part["tables"][0]["rows"]][2:] == [
+        ["approval withdrawn", "the command line"],
+        ["archived", "alice"],
+        ["reopened as a candidate", "alice"],
+    ]
+    assert part["facts"][0][1].startswith("Candidate, since ")
+
+
 def test_the_operating_point_is_that_in_service_with_its_reason(version, alice):
     assert dict(section(version, "Operating point")["facts"])["Threshold"] == "0.5"
     point = ThresholdSet.objects.add(version, 0.31, by=alice, reason="no miss", criterion="by hand")
@@ -253,7 +277,7 @@ def test_the_card_takes_few_queries(logged_in, version, django_assert_max_num_qu
     make_evaluation(version, kind="validation", seed=1)
     for seed in range(2, 6):
         make_evaluation(version, kind="external", seed=seed)
-    with django_assert_max_num_queries(14):
+    with django_assert_max_num_queries(15):
         logged_in.get(address(version))
 
 

@@ -10,10 +10,14 @@ import threading
 import time
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import StringIO
 
 import pytest
 from django.contrib.auth.models import Permission
+from django.core.checks import run_checks
 from django.core.exceptions import ValidationError
+from django.core.management import CommandError, call_command
+from django.core.management.base import SystemCheckError
 from django.urls import reverse
 from django.utils import timezone
 from django_q.models import OrmQ
@@ -371,3 +375,108 @@ def test_the_audit_log_tells_of_a_new_secret_only_where_there_is_one(webhook, ad
         client.post(change, {**values, "secret": secret})
         last = AuditEntry.objects.filter(action="webhook.change").first()
         assert ("ecret" in json.dumps(last.after)) is is_told
+
+
+# -- Networks in the settings
+
+
+@pytest.mark.parametrize("text", ["10.20.0.1/16", "10.20.0.0/33", "hospital.example", "10.20.*", ""])
+def test_a_network_that_is_none_is_said_at_the_start_and_does_not_crash_a_call(text, webhook, settings, chest):
+    settings.WEBHOOK_PRIVATE_NETWORKS = ["192.168.0.0/16", text]
+    (error,) = [found for found in run_checks() if found.id == "registry.E001"]
+    assert f"WEBHOOK_PRIVATE_NETWORKS names {text!r}, which is no network" in error.msg
+    with pytest.raises(SystemCheckError, match="which is no network"):
+        call_command("check")
+    make_version(chest)
+    deliver_all()
+    assert "which is no network" in WebhookDelivery.objects.get().log[0]["result"]
+    with pytest.raises(ValidationError, match="which is no network"):
+        Webhook(name="x", url="https://pacs.example/", secret=SECRET).clean_fields(exclude=["events"])
+
+
+@pytest.mark.parametrize("networks", [[], ["10.20.0.0/16", " 192.168.7.4", "fd00::/8"]])
+def test_networks_that_are_some_are_no_error(networks, settings):
+    settings.WEBHOOK_PRIVATE_NETWORKS = networks
+    assert [found for found in run_checks() if found.id == "registry.E001"] == []
+
+
+# -- Ending one
+
+
+@pytest.fixture
+def as_administrator(client, administrator):
+    client.force_login(administrator)
+    return client
+
+
+def test_one_that_was_never_called_is_deleted(webhook, as_administrator):
+    page = as_administrator.get(reverse("admin:registry_webhook_change", args=[webhook.pk])).content.decode()
+    assert "It was never called, so that it can be deleted." in page
+    as_administrator.post(reverse("admin:registry_webhook_delete", args=[webhook.pk]), {"post": "yes"})
+    assert not Webhook.objects.exists()
+    assert AuditEntry.objects.filter(action="webhook.delete").exists()
+
+
+def test_one_that_was_called_is_not_deleted_and_the_admin_says_what_to_do(webhook, chest, as_administrator):
+    make_version(chest)
+    change = reverse("admin:registry_webhook_change", args=[webhook.pk])
+    delete = reverse("admin:registry_webhook_delete", args=[webhook.pk])
+    page = as_administrator.get(change).content.decode()
+    assert "It was called 1 time. These calls are history" in page and delete not in page
+    answer = as_administrator.post(delete, {"post": "yes"}, follow=True)
+    assert answer.redirect_chain[-1][0] == change
+    assert "PACS was not deleted." in answer.content.decode()
+    assert WebhookDelivery.objects.count() == 1
+    assert "delete_selected" not in as_administrator.get(reverse("admin:registry_webhook_changelist")).content.decode()
+
+
+def test_who_may_not_delete_is_not_told_what_was_called(webhook, chest, client, alice):
+    make_version(chest)
+    alice.is_staff = True
+    alice.save()
+    client.force_login(alice)
+    assert client.post(reverse("admin:registry_webhook_delete", args=[webhook.pk])).status_code == 403
+
+
+def test_it_is_made_inactive_on_the_list_with_an_audit_entry(webhook, chest, as_administrator, administrator):
+    data = {"action": "make_inactive", "_selected_action": [webhook.pk]}
+    as_administrator.post(reverse("admin:registry_webhook_changelist"), data)
+    webhook.refresh_from_db()
+    assert not webhook.active
+    assert AuditEntry.objects.get(action="webhook.change").actor == administrator
+    make_version(chest)
+    assert not WebhookDelivery.objects.exists()
+
+
+# -- By command
+
+
+def run_command(*args, **options):
+    out = StringIO()
+    call_command("webhook", *args, json=True, stdout=out, **options)
+    return json.loads(out.getvalue())
+
+
+def test_the_command_lists_them_without_their_secrets(webhook):
+    (row,) = run_command()["webhooks"]
+    assert (row["name"], row["url"], row["active"], row["last_call"]) == ("PACS", webhook.url, True, None)
+    assert SECRET not in json.dumps(row)
+    with pytest.raises(SystemExit):
+        run_command("RIS")
+    with pytest.raises(CommandError, match=r"There is no webhook 'RIS'\. Known: PACS\."):
+        call_command("webhook", "RIS")
+
+
+def test_the_command_makes_a_test_call_and_says_what_came_of_it(webhook, receiver, administrator, alice):
+    result = run_command("PACS", test=True, user="ada")
+    assert (result["test"], result["failed"]) == ("answered 204", 0)
+    assert AuditEntry.objects.get(action="webhook.test").actor == administrator
+    deliver_all()
+    assert [body_of(call)["event"] for call in receiver.calls] == ["webhook.test"]
+    receiver.status = 500
+    with pytest.raises(SystemExit):
+        run_command("PACS", test=True)
+    assert WebhookDelivery.objects.first().state == "waiting"
+    for options, words in (({"test": True}, "Say which one"), ({"user": "alice"}, "no role that allows this")):
+        with pytest.raises(CommandError, match=words):
+            call_command("webhook", **options)

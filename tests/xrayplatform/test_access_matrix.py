@@ -17,10 +17,11 @@ from knox.models import AuthToken
 from tests.factories import UserFactory
 from xrayplatform.audit import AuditEntry
 
-ROLES = ["clinician", "data scientist", "model manager", "administrator", "auditor"]
+ROLES = ["clinician", "data scientist", "model manager", "administrator", "auditor", "version remover"]
 NO_ROLE = "no role"
 USERS = [NO_ROLE, *ROLES]
 SCIENTIST = ["data scientist"]
+REMOVER = ["version remover"]
 PRUNERS = ["data scientist", "administrator"]
 QUEUE_KEEPERS = ["model manager", "administrator"]
 NOTERS = ["clinician", "data scientist", "model manager", "administrator"]
@@ -33,6 +34,7 @@ SEARCH = {"dataset": "{dataset}", "architectures": "Custom_CNN", "configuration"
 SEARCH |= {"option_1": "seed", "values_1": "1,2"}
 SPEED = {"architecture": "Custom_CNN", "image_size": 64, "batch_size": 8}
 WEIGHERS = ["data scientist", "model manager"]
+LABELLERS = ["data scientist", "model manager"]
 FLAGGERS = ["clinician", "data scientist", "model manager"]
 PLAN = {"reason": "x", "at": "2100-01-01T00:00:00Z"}
 POINT = {"criterion": "by hand", "threshold": "0.4", "reason": "x"}
@@ -54,7 +56,7 @@ class Row:
     status: int = 200
     of: str = ""
     data: dict[str, Any] = field(default_factory=dict)
-    extra: tuple[int, ...] = ()
+    extra: tuple[int | str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.method} {self.name}"
@@ -125,6 +127,7 @@ PAGES = [
     Row("POST", "training:run-cancel", CANCELLERS, 302, "run"),
     Row("POST", "training:run-resume", SCIENTIST, 302, "run"),
     Row("POST", "training:run-prioritise", QUEUE_KEEPERS, 302, "run", {"priority": "1"}),
+    Row("GET", "training:dataset-lineage", ROLES, 200, "dataset"),
     Row("GET", "training:queue-detail", ROLES),
     Row("POST", "training:queue-pause", QUEUE_KEEPERS, 302, "", {"reason": "x"}),
     Row("POST", "training:queue-open", QUEUE_KEEPERS, 302),
@@ -137,7 +140,14 @@ PAGES = [
     Row("GET", "registry:version-list", ROLES),
     Row("GET", "registry:version-detail", ROLES, 200, "version"),
     Row("GET", "registry:version-compare", ROLES),
+    Row("GET", "registry:storage", ROLES),
+    # 302: let in, but no version was chosen.
+    Row("GET", "registry:versions-delete", REMOVER, 302),
+    Row("POST", "registry:versions-delete", REMOVER, 302, "", {"reason": "x"}),
+    Row("GET", "registry:versions-archive", ["model manager"], 302),
+    Row("POST", "registry:versions-archive", ["model manager"], 302, "", {"reason": "x"}),
     Row("GET", "registry:version-card", ROLES, 200, "version"),
+    Row("GET", "registry:version-lineage", ROLES, 200, "version"),
     # 302: let in, but the files of this version are not there.
     Row("GET", "registry:version-export", ["model manager"], 302, "version"),
     Row("GET", "registry:condition-export", ["model manager"], 200, "condition"),
@@ -150,6 +160,12 @@ PAGES = [
     Row("POST", "registry:import-cancel", ["model manager"], 302, "package_import"),
     Row("POST", "registry:version-activate", ["model manager"], 302, "version"),
     Row("POST", "registry:version-rollback", ["model manager"], 302, "version"),
+    Row("POST", "registry:version-approve", ["model manager"], 302, "version", {"reason": "x"}),
+    Row("POST", "registry:version-archive", ["model manager"], 302, "version", {"reason": "x"}),
+    Row("POST", "registry:version-reopen", ["model manager"], 302, "version", {"reason": "x"}),
+    Row("POST", "registry:version-tag", LABELLERS, 302, "version", {"name": "x"}),
+    Row("POST", "registry:version-untag", LABELLERS, 302, "version", {"name": "pilot study"}),
+    Row("POST", "registry:version-note", LABELLERS, 302, "version", {"text": "x"}),
     Row("POST", "registry:version-verify", ["model manager"], 302, "version"),
     Row("POST", "registry:version-restore", ["model manager"], 302, "version"),
     Row("POST", "registry:scheduled-cancel", ["model manager"], 302, "scheduled"),
@@ -186,6 +202,7 @@ API = [
     Row("GET", "api:dataset-quality", ROLES, 200, "dataset"),
     Row("GET", "api:dataset-compare", ROLES, 200, "dataset"),
     Row("POST", "api:dataset-decide", SCIENTIST, 200, "dataset", DECIDE),
+    Row("GET", "api:traineddataset-lineage", ROLES, 200, "dataset"),
     Row("GET", "api:image-list", ROLES),
     Row("GET", "api:image-detail", ROLES, 200, "image"),
     Row("GET", "api:image-picture", ROLES, 404, "image"),
@@ -241,10 +258,14 @@ API = [
     Row("DELETE", "api:preset-detail", SCIENTIST, 204, "preset"),
     Row("GET", "api:version-list", ROLES),
     Row("GET", "api:version-detail", ROLES, 200, "version"),
+    # 409: let in, but this version is not archived.
+    Row("DELETE", "api:version-detail", REMOVER, 409, "version", {"reason": "x"}),
+    Row("GET", "api:version-storage", ROLES),
     Row("GET", "api:version-history", ROLES, 200, "version"),
     # 400: let in, but no version was named.
     Row("GET", "api:version-compare", ROLES, 400),
     Row("GET", "api:version-card", ROLES, 200, "version"),
+    Row("GET", "api:version-lineage", ROLES, 200, "version"),
     # 409: let in, but the files of this version are not there.
     Row("GET", "api:version-export", ["model manager"], 409, "version"),
     Row("GET", "api:package-list", ROLES),
@@ -257,7 +278,18 @@ API = [
     Row("POST", "api:version-restore", ["model manager"], 409, "version"),
     # 409: let in, but this version is not in service.
     Row("POST", "api:version-rollback", ["model manager"], 409, "version", {"reason": "x"}),
-    Row("POST", "api:version-verify", ["model manager"], 200, "version"),
+    Row("POST", "api:version-approve", ["model manager"], 200, "version", {"reason": "x"}),
+    # 409: let in, but the activation of this version is planned.
+    Row("POST", "api:version-archive", ["model manager"], 409, "version", {"reason": "x"}),
+    # 409: let in, but this version is a candidate.
+    Row("POST", "api:version-reopen", ["model manager"], 409, "version", {"reason": "x"}),
+    Row("GET", "api:version-states", ROLES, 200, "version"),
+    Row("POST", "api:version-tag", LABELLERS, 201, "version", {"name": "x"}),
+    Row("DELETE", "api:version-untag", LABELLERS, 204, "version", extra=("pilot study",)),
+    Row("GET", "api:version-notes", ROLES, 200, "version"),
+    Row("POST", "api:version-notes", LABELLERS, 201, "version", {"text": "x"}),
+    # 409: let in, but the files of no version are there.
+    Row("POST", "api:version-verify", ["model manager"], 409, "version"),
     Row("GET", "api:version-outlook", ROLES, 200, "version"),
     Row("GET", "api:deployment-list", ROLES),
     # 404: let in, but nothing is in service.

@@ -1,18 +1,25 @@
 """What the platform tells a person: on the page, over the API, and by mail where there is a mail server."""
 
+import contextlib
 import json
+from datetime import timedelta
 
 import pytest
 from django.core import mail
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
+from django_q.brokers import get_broker
+from django_q.models import Schedule
+from django_q.scheduler import scheduler
 
 from tests.factories import ModelVersionFactory, TrainingRunFactory
+from tests.mails import later_mails, send_waiting_mails
 from training.models import Search
 from xrayplatform.audit import AuditEntry
-from xrayplatform.notifications import Notification, mark_read, notify
+from xrayplatform.notifications import PAUSES, Notification, mark_read, notify
 
 LIST = "/notifications/"
 
@@ -130,51 +137,98 @@ def test_of_a_search_that_somebody_else_cancelled_it_says_who(world, alice, bob,
 # -- Mail
 
 
-def send(user, callbacks, text="Run 1 has finished.", url="/training/runs/1/"):
-    with callbacks(execute=True):
-        notify(user, text, url)
-
-
-def test_a_mail_goes_to_who_has_an_address_where_there_is_a_server(alice, mailing, django_capture_on_commit_callbacks):
+@pytest.fixture
+def reachable(alice):
     alice.email = "alice@hospital"
-    send(alice, django_capture_on_commit_callbacks, "Run 1 has finished:\nfine.")
+    alice.save()
+    return alice
+
+
+@pytest.fixture
+def broken_server(mailing, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ConnectionRefusedError("no server")
+
+    monkeypatch.setattr("xrayplatform.notifications.send_mail", refuse)
+
+
+def test_a_mail_goes_to_who_has_an_address_where_there_is_a_server(reachable, mailing):
+    notify(reachable, "Run 1 has finished:\nfine.", "/training/runs/1/")
+    send_waiting_mails()
     (message,) = mail.outbox
     assert message.to == ["alice@hospital"]
     assert message.subject == "X-ray platform: Run 1 has finished: fine."
     assert "https://xray.hospital/training/runs/1/" in message.body
 
 
-def test_without_a_mail_server_or_an_address_none_is_sent(alice, bob, settings, django_capture_on_commit_callbacks):
-    alice.email = "alice@hospital"
-    send(alice, django_capture_on_commit_callbacks)
+def test_without_a_mail_server_or_an_address_none_is_sent(reachable, bob, settings):
+    notify(reachable, "x")
     settings.EMAIL_ON = True
-    send(bob, django_capture_on_commit_callbacks)
-    assert mail.outbox == []
+    notify(bob, "x")
+    assert send_waiting_mails() == 0
     assert Notification.objects.count() == 2
 
 
-def test_a_mail_that_cannot_be_sent_is_logged_and_harms_nothing(
-    run, alice, mailing, monkeypatch, caplog, django_capture_on_commit_callbacks
-):
-    def refuse(*args, **kwargs):
-        raise ConnectionRefusedError("no server")
-
-    alice.email = "alice@hospital"
-    alice.save()
-    run.created_by = alice
-    monkeypatch.setattr("xrayplatform.notifications.send_mail", refuse)
+def test_nobody_waits_for_the_mail_server(reachable, mailing, monkeypatch, django_capture_on_commit_callbacks):
+    """Neither while it happens nor when it is committed: both are inside of the request of a web page."""
+    called = []
+    monkeypatch.setattr("xrayplatform.notifications.send_mail", lambda *args, **kwargs: called.append(args))
     with django_capture_on_commit_callbacks(execute=True):
-        run.fail("x")
+        notify(reachable, "x")
+    assert called == []
+    send_waiting_mails()
+    assert len(called) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_did_not_happen_sends_no_mail(reachable, mailing):
+    with contextlib.suppress(ZeroDivisionError), transaction.atomic():
+        notify(reachable, "x")
+        1 / 0  # noqa: B018
+    assert send_waiting_mails() == 0
+
+
+def test_a_mail_that_cannot_be_sent_is_logged_and_harms_nothing(run, reachable, broken_server, caplog):
+    run.created_by = reachable
+    run.fail("x")
+    send_waiting_mails()
     run.refresh_from_db()
-    assert run.state == "failed" and len(told(alice)) == 1
+    assert run.state == "failed" and len(told(reachable)) == 1
     assert "could not be sent" in caplog.text
 
 
-def test_nothing_is_sent_before_the_end_itself_is_stored(alice, mailing, django_capture_on_commit_callbacks):
-    alice.email = "alice@hospital"
-    with django_capture_on_commit_callbacks() as callbacks:
-        notify(alice, "x")
-    assert len(callbacks) == 1 and mail.outbox == []
+def test_it_is_tried_again_with_longer_and_longer_pauses_and_then_given_up(reachable, broken_server, caplog):
+    notify(reachable, "x", why="because")
+    send_waiting_mails()
+    for pause in PAUSES:
+        (later,) = later_mails()
+        assert later.next_run - timezone.now() == pytest.approx(pause, abs=timedelta(seconds=30))
+        Schedule.objects.update(next_run=timezone.now() - timedelta(seconds=1))
+        scheduler(get_broker("xray"))
+        assert send_waiting_mails() == 1
+    assert later_mails() == []
+    assert "was given up" in caplog.text
+    assert caplog.text.count("could not be sent") == len(PAUSES) + 1
+
+
+def test_a_server_that_answers_again_sends_what_had_failed(reachable, mailing, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr("xrayplatform.notifications.send_mail", lambda *args: 1 / 0)
+        notify(reachable, "x", why="because you asked")
+        send_waiting_mails()
+    Schedule.objects.update(next_run=timezone.now() - timedelta(seconds=1))
+    scheduler(get_broker("xray"))
+    send_waiting_mails()
+    (message,) = mail.outbox
+    assert message.body.endswith("because you asked")
+
+
+def test_who_left_before_the_mail_was_sent_gets_none(reachable, mailing):
+    notify(reachable, "x")
+    reachable.is_active = False
+    reachable.save()
+    send_waiting_mails()
+    assert mail.outbox == []
 
 
 # -- Pages and API

@@ -131,7 +131,8 @@ class TrainingRun(Job):
     epochs = models.PositiveIntegerField(default=0, editable=False)
     peak_memory = models.BigIntegerField(default=0, editable=False, help_text="bytes, of the training process")
     child_pid = models.PositiveIntegerField(null=True, editable=False)
-    version = models.OneToOneField(ModelVersion, models.PROTECT, null=True, editable=False, related_name="run")
+    # The record of a training stays when its version is deleted.
+    version = models.OneToOneField(ModelVersion, models.SET_NULL, null=True, editable=False, related_name="run")
 
     objects = TrainingRunQuerySet.as_manager()
 
@@ -269,6 +270,11 @@ class TrainingRun(Job):
             "priority": self.Priority(self.priority).label,
         }
         audit.record("run.start", self, actor=by, after=after)
+
+    @property
+    def lost_its_version(self) -> bool:
+        """Whether the version that it made was deleted."""
+        return self.state == self.State.SUCCEEDED and self.version_id is None
 
     @property
     def starts_from_weights(self) -> bool:

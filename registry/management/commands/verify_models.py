@@ -8,6 +8,7 @@ from django.core.management.base import CommandError
 from registry.models import ModelVersion
 from registry.tasks import verify_each
 from xrayplatform.commands import PlatformCommand
+from xrayplatform.jobs import JobError
 
 
 class Command(PlatformCommand):
@@ -25,7 +26,10 @@ class Command(PlatformCommand):
             versions = versions if value is None else versions.filter(**{name: value})
         if options["condition"] and not versions.exists():
             raise CommandError("There is no such version.")
-        damaged, count = verify_each(versions, self._report)
+        try:
+            damaged, count = verify_each(versions, self._report)
+        except JobError as error:
+            raise CommandError(f"{error} {error.hint}") from error
         rows = versions.exclude(integrity__reason="").select_related("condition", "integrity")
         return {
             "verified": count,

@@ -122,7 +122,7 @@ class Command(BaseCommand):
             return
         # Under the two-person rule the command line has to name somebody who did not train.
         user = MANAGER if settings.TWO_PERSON_RULE else None
-        if settings.REQUIRE_APPROVAL:
+        if settings.REQUIRE_APPROVAL and dataset.condition.versions.get(number=number).state != "approved":
             call_command(
                 "version_state", dataset.condition.slug, number, "approve", reason="demo", user=user, stdout=self.stdout
             )
