@@ -171,7 +171,10 @@ class ModelVersionFilter(django_filters.FilterSet):
         return queryset.filter(damaged if value else ~damaged)
 
     def by_metric(self, queryset: QuerySet, name: str, value: str) -> QuerySet:
-        return queryset.alias(metric=Metric(value)).filter(metric__isnull=False)
+        queryset = queryset.alias(metric=Metric(value))
+        limits = [self.form.cleaned_data[limit] for limit in ("at_least", "at_most")]
+        # A limit keeps out what has no such figure; reading it once more would take as long again.
+        return queryset.filter(metric__isnull=False) if limits == [None, None] else queryset
 
     def by_least(self, queryset: QuerySet, name: str, value: Decimal) -> QuerySet:
         return queryset.filter(metric__gte=value)

@@ -91,17 +91,16 @@ def look(now: float | None = None) -> Look:
         return Look(obstacle=f"{NOT_THERE} {MOUNT_IT}")
     before = (time.time() if now is None else now) - LEFT_BEHIND_SECONDS
     # Files are listed before rows are asked for: where a row comes with files, both are there at the commit.
-    folders = [*_numbered("registry", before)]
-    if folders and not ModelVersion.objects.exists():
-        return Look(obstacle=UNKNOWN_DATABASE)
-    copies = [*_numbered("backups", before)]
+    folders, copies = _numbered("registry"), _numbered("backups")
     known = set(ModelVersion.objects.order_by().values_list("condition__slug", "number"))
-    files = [_file(Kind.FOLDER, path) for key, path in folders if key not in known]
-    files += [_file(Kind.BACKUP, path) for key, path in copies if key not in known]
+    if folders and not known:
+        return Look(obstacle=UNKNOWN_DATABASE)
+    files = [_file(Kind.FOLDER, path) for path in _unknown(folders, known, before)]
+    files += [_file(Kind.BACKUP, path) for path in _unknown(copies, known, before)]
     files += [_file(Kind.ANSWERS, path) for path in evaluation.orphans(before)]
     files += [_file(Kind.PACKAGE_FILE, path) for path in _package_files(before)]
     files += [_file(Kind.LEFT_OVER, path) for path in _left_over(before)]
-    return Look([*_versions(), *_evaluations(), *_packages(), *files])
+    return Look([*_versions(known - set(folders)), *_evaluations(), *_packages(), *files])
 
 
 def remove(found: Look, *, by: Any) -> list[Orphan]:
@@ -126,13 +125,12 @@ def _remove(kind: Kind, path: Path) -> bool:
     return not path.exists()
 
 
-def _versions() -> Iterator[Orphan]:
-    rows = ModelVersion.objects.select_related("condition").only("number", "condition__slug").order_by("pk")
-    for version in rows.iterator():
-        if not version.folder.is_dir():
-            name = f"{version.condition.slug} {version.number}"
-            advice = f"`restore_version {name}` puts it back where it was in service before. {OTHER_DAY}"
-            yield Orphan(Kind.VERSION, str(version), f"{advice}or delete the version.")
+def _versions(missing: set[tuple[str, int]]) -> Iterator[Orphan]:
+    for slug, number in sorted(missing):
+        # It may have been registered since the folders were listed.
+        if not (Path(settings.MODEL_ROOT) / "registry" / slug / str(number)).is_dir():
+            advice = f"`restore_version {slug} {number}` puts it back where it was in service before. {OTHER_DAY}"
+            yield Orphan(Kind.VERSION, f"{slug} v{number}", f"{advice}or delete the version.")
 
 
 def _evaluations() -> Iterator[Orphan]:
@@ -154,11 +152,14 @@ def _package_files(before: float) -> list[Path]:
     return [path for path in files if path.name not in needed]
 
 
-def _numbered(name: str, before: float) -> Iterator[tuple[tuple[str, int], Path]]:
+def _numbered(name: str) -> dict[tuple[str, int], Path]:
     """The folders of versions, or of their backups, by condition and number. Others are somebody else's."""
-    for path in (Path(settings.MODEL_ROOT) / name).glob("[!.]*/*"):
-        if path.name.isdecimal() and path.is_dir() and _touched(path) < before:
-            yield (path.parent.name, int(path.name)), path
+    found = (Path(settings.MODEL_ROOT) / name).glob("[!.]*/*")
+    return {(path.parent.name, int(path.name)): path for path in found if path.name.isdecimal() and path.is_dir()}
+
+
+def _unknown(folders: dict[tuple[str, int], Path], known: set[tuple[str, int]], before: float) -> list[Path]:
+    return [path for key, path in folders.items() if key not in known and _touched(path) < before]
 
 
 def _left_over(before: float) -> Iterator[Path]:

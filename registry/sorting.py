@@ -48,9 +48,10 @@ class Metric(Func):
         return self.as_sql(compiler, connection, template=template, **context)
 
     def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        # One path instead of a look at the type and one at the value: each look unpacks the whole of `metrics`.
         template = (
-            "CASE WHEN JSONB_TYPEOF(%(expressions)s -> '%(metric)s') = 'number' "
-            "THEN (%(expressions)s ->> '%(metric)s')::double precision END"
+            "JSONB_PATH_QUERY_FIRST(%(expressions)s, "
+            """'strict $."%(metric)s" ? (@.type() == "number")', '{}', true)::double precision"""
         )
         return self.as_sql(compiler, connection, template=template, **context)
 

@@ -7,6 +7,7 @@ from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from registry.comparing import METRICS
 from registry.models import Deployment, IntegrityCheck, VerificationRun
 from registry.models.integrity import MOUNT_IT, NOT_THERE, models_are_missing
 from registry.report_tables import FIGURES
@@ -20,6 +21,12 @@ register = template.Library()
 def models_panel(context: template.Context) -> dict[str, Any]:
     conditions = Condition.objects.visible_to(context["request"].user)
     return {"conditions": conditions.select_related("deployment__active__condition")}
+
+
+@register.filter
+def metric_name(name: str) -> str:
+    """What a figure is called in tables; a name that another site's version made up stays as it is."""
+    return METRICS.get(name, name)
 
 
 @register.simple_tag(takes_context=True)

@@ -5,9 +5,10 @@ from django.apps import apps
 from django.contrib import admin
 from django.contrib.auth.models import Group
 from django.urls import reverse
+from django.utils import timezone
 from knox.models import AuthToken
 
-from registry.models import TrustedOrigin, VerificationRun, Webhook
+from registry.models import DeletedVersion, IntegrityCheck, TrustedOrigin, VerificationRun, Webhook
 from tests.factories import ConditionFactory, UserFactory
 from training.models import TrainingQueue
 from xrayplatform import audit
@@ -32,7 +33,8 @@ READ_ONLY = {
     "training.speedtest", "training.savedpreset",
     "registry.modelversion", "registry.deployment", "registry.activation", "registry.evaluation",
     "registry.integritycheck", "registry.scheduledactivation", "registry.verificationrun", "registry.webhookdelivery",
-    "registry.thresholdset", "registry.packageimport", "inference.prediction", "inference.evaluationrun", "auth.group",
+    "registry.thresholdset", "registry.packageimport", "registry.statechange", "registry.versiontag",
+    "registry.versionnote", "registry.deletedversion", "inference.prediction", "inference.evaluationrun", "auth.group",
 }  # fmt: skip
 EDITABLE = {"xrayplatform.team", "xrayplatform.condition", "datasets.dataset", "auth.user", "knox.authtoken"}
 EDITABLE |= {"registry.trustedorigin", "registry.webhook"}
@@ -60,7 +62,11 @@ def rows(world, alice):
     world.condition.activations.create(to_version=world.version, by=alice)
     apps.get_model("registry", "Deployment").objects.create(condition=world.condition, active=world.version)
     TrustedOrigin.objects.create(name="Friends", public_key="ab" * 32)
-    world.version.verify()
+    world.version.approve(by=alice, reason="Read by two.")
+    world.version.add_note("Looks fine.", by=alice)
+    gone = {"version_key": 10**6, "number": 99, "sha256": "a" * 64, "size": 1, "made_at": timezone.now()}
+    DeletedVersion.objects.create(condition=world.condition, architecture="VGG16", reason="unused", by=alice, **gone)
+    IntegrityCheck.objects.note(world.version, None)
     VerificationRun.objects.create()
     Webhook.objects.create(name="PACS", url="https://pacs.example/", secret="s" * 16, events=[]).enqueue("x.y", {})
     world.run.notes.create(author=alice, text="Looks fine.")
