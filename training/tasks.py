@@ -40,7 +40,8 @@ def _next_run() -> TrainingRun | None:
         if is_stopping():
             return None
         run = TrainingRun.claim_next()
-    return run
+    # Once more: its pause may have ended between the last try and the look at who waits.
+    return run or TrainingRun.claim_next()
 
 
 def train_here(run: TrainingRun) -> bool:
