@@ -6,6 +6,7 @@ from typing import Any
 from django.db import transaction
 
 from xrayplatform.conditions import Condition, free_slug
+from xrayplatform.jobs import JobError
 
 from . import artifacts, claims, packages, rebuilding
 from .models import ModelVersion, PackageImport, ReceivedPackage, TrustedOrigin
@@ -25,6 +26,8 @@ def import_package(job: PackageImport) -> None:
         _import(job)
     except packages.PackageError as error:
         job.refused(error)
+    except artifacts.ArtifactError as error:
+        raise JobError(str(error), "Then import the package again.") from error
 
 
 def _import(job: PackageImport) -> None:

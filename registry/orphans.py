@@ -4,6 +4,7 @@ A crash between two steps leaves such things, and so does a database or a disk t
 named; only files without a row can be removed here, and only those that nobody has touched for a day.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -167,8 +168,15 @@ def _left_over(before: float) -> Iterator[Path]:
     for pattern in ("registry/.staging/*", "registry/*/*.orphan", "registry/*/*.part", "backups/*/*.part"):
         for path in root.glob(pattern):
             # Of a folder, that of what is in it: its own time stays when a file in it grows.
-            if max((_touched(one) for one in [path, *path.rglob("*")]), default=before) < before:
+            if max(map(_touched, _all_of(path))) < before:
                 yield path
+
+
+def _all_of(path: Path) -> Iterator[Path]:
+    """The path and all that is below it. `rglob` would fail where somebody removes a folder meanwhile."""
+    yield path
+    for parent, folders, files in os.walk(path):
+        yield from (Path(parent, name) for name in (*folders, *files))
 
 
 def _touched(path: Path) -> float:

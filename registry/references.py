@@ -18,7 +18,7 @@ def references(versions: models.QuerySet) -> dict[int, list[str]]:
     """Why each of the versions has to stay, whatever its state: what it does now first, then what it did."""
     chosen = versions.order_by().values("pk")
     found: dict[int, list[str]] = defaultdict(list)
-    for look in (_in_service, _planned, _used_otherwise, _way_back, _was_in_service, _learned_from, *REFERENCES):
+    for look in (_in_service, _planned, *USES, _way_back, _was_in_service, _learned_from, *REFERENCES):
         for pk, words in look(chosen).items():
             found[pk].extend(words)
     return dict(found)
@@ -32,13 +32,6 @@ def _in_service(versions: models.QuerySet) -> dict[int, list[str]]:
 def _planned(versions: models.QuerySet) -> dict[int, tuple[str, ...]]:
     rows = ScheduledActivation.objects.waiting().filter(version__in=versions).values_list("version", flat=True)
     return dict.fromkeys(rows, ("its activation is planned; cancel that first",))
-
-
-def _used_otherwise(versions: models.QuerySet) -> dict[int, list[str]]:
-    if not USES:
-        return {}
-    rows = ModelVersion.objects.filter(pk__in=versions).select_related("condition")
-    return {row.pk: [words for use in USES for words in use(row)] for row in rows}
 
 
 def _way_back(versions: models.QuerySet) -> dict[int, tuple[str, ...]]:

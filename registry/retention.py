@@ -20,7 +20,7 @@ from . import backups, space
 from .models import DeletedVersion, ModelVersion, ScheduledActivation, StateError
 from .models.evaluation import file_of
 from .models.integrity import MOUNT_IT, NOT_THERE, models_are_missing
-from .models.state_change import known, require_reason
+from .models.state_change import known, record_refusal, require_reason
 from .references import references
 
 logger = logging.getLogger(__name__)
@@ -59,8 +59,7 @@ def delete(version: ModelVersion, *, by: Any, reason: str) -> DeletedVersion:
         except (IntegrityError, models.ProtectedError) as error:
             raise DeletionError(version, ["something began to use it just now; look at it again"]) from error
     except DeletionError as error:
-        refused = audit.AuditEntry.Outcome.REFUSED
-        audit.record("version.delete", version, actor=by, outcome=refused, after={"reason": str(error)[:500]})
+        record_refusal("version.delete", version, error, by=by)
         raise
 
 

@@ -94,7 +94,8 @@ def proposals(versions: models.QuerySet, days: int, *, spaces: dict[int, Space] 
     best = _Best({row.condition_id for row in free})
     found = [proposal for row in free if (proposal := _proposal(row, best))]
     sizes = spaces if spaces is not None else of(versions.filter(pk__in=[one.version.pk for one in found]))
-    found = [replace(one, frees=sizes[one.version.pk].total) for one in found]
+    # One that was made since the spaces were measured is proposed the next time.
+    found = [replace(one, frees=sizes[one.version.pk].total) for one in found if one.version.pk in sizes]
     return sorted(found, key=lambda one: (-one.frees, one.version.pk))
 
 
@@ -154,10 +155,11 @@ class Total:
 
 
 def totals(versions: models.QuerySet, spaces: dict[int, Space]) -> list[Total]:
-    """Of each condition, the largest first."""
+    """Of each condition, the largest first. What was made since the spaces were measured counts the next time."""
     members: dict[int, list[Space]] = defaultdict(list)
     for pk, condition in versions.order_by().values_list("pk", "condition"):
-        members[condition].append(spaces[pk])
+        if pk in spaces:
+            members[condition].append(spaces[pk])
     conditions = Condition.objects.in_bulk(members)
     found = [Total(conditions[pk], len(of_it), sum(of_it, Space())) for pk, of_it in members.items()]
     return sorted(found, key=lambda total: -total.space.total)

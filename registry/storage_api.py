@@ -5,7 +5,6 @@ from typing import Any
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
 from rest_framework.decorators import action
-from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
@@ -115,9 +114,8 @@ class StorageActions(GenericViewSet):
         409 with every reason why it has to stay. Its number is never given again.
         """
         version = self.get_object()
-        asked = DeleteSerializer(data={"reason": request.query_params.get("reason") or request.data.get("reason")})
-        if not asked.is_valid():
-            raise ValidationError(asked.errors)
+        asked = DeleteSerializer(data=request.query_params if request.query_params.get("reason") else request.data)
+        asked.is_valid(raise_exception=True)
         try:
             retention.delete(version, by=request.user, reason=asked.validated_data["reason"])
         except DeletionError as error:
@@ -140,5 +138,5 @@ def _largest(spaces: dict[int, space.Space]) -> list[dict[str, Any]]:
             "obstacles": against[pk],
         }
         for pk in keys
-        if pk in rows
+        if pk in rows and pk in against
     ]

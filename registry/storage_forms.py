@@ -17,9 +17,7 @@ class StorageForm(forms.Form):
     condition = forms.ModelChoiceField(
         Condition.objects.none(), to_field_name="slug", required=False, empty_label="All conditions"
     )
-    days = forms.IntegerField(
-        label="Older than, in days", min_value=0, max_value=MAX_DAYS, required=False
-    )
+    days = forms.IntegerField(label="Older than, in days", min_value=0, max_value=MAX_DAYS, required=False)
 
     def __init__(self, user: Any, given: QueryDict) -> None:
         super().__init__({"days": DAYS, **given.dict()})

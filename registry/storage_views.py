@@ -37,13 +37,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the confirming page does to each version that was chosen."""
+    """What the confirming page does to each version that was chosen.
+
+    obstacles: why it cannot happen to some of them, in words, by primary key.
+    """
 
     step: Step
     title: str
     done: str
     act: Callable[..., Any]
-    obstacle: Callable[[ModelVersion, Any], str]
+    obstacles: Callable[[list[ModelVersion], Any], dict[int, str]]
 
 
 @allow("registry.view_modelversion")
@@ -94,8 +97,8 @@ def _decide(request: HttpRequest, plan: Plan) -> HttpResponse:
         for version in versions:
             _act(request, plan, version, form.cleaned_data["reason"])
         return redirect("registry:storage")
-    spaces = space.of(versions)
-    rows = [Row(version, spaces[version.pk], plan.obstacle(version, request.user)) for version in versions]
+    spaces, against = space.of(versions), plan.obstacles(list(versions), request.user)
+    rows = [Row(version, spaces[version.pk], against.get(version.pk, "")) for version in versions]
     context = {
         "plan": plan,
         "form": form,
@@ -129,25 +132,26 @@ def _chosen(request: HttpRequest) -> QuerySet | None:
 
 def _largest(request: HttpRequest, versions: QuerySet, spaces: dict[int, Space]) -> dict[str, Any]:
     """A page of the versions, the largest first, each with the first reason why it has to stay."""
-    keys = sorted(versions.order_by().values_list("pk", flat=True), key=lambda pk: (-spaces[pk].total, pk))
+    measured = [pk for pk in versions.order_by().values_list("pk", flat=True) if pk in spaces]
+    keys = sorted(measured, key=lambda pk: (-spaces[pk].total, pk))
     page = Paginator(keys, 25).get_page(request.GET.get("page"))
     shown = ModelVersion.objects.filter(pk__in=list(page))
     found = {version.pk: version for version in shown.select_related("condition").defer("history", "metrics")}
     against = retention.obstacles(shown)
-    rows = [Row(found[pk], spaces[pk], next(iter(against[pk]), "")) for pk in page if pk in found]
+    rows = [Row(found[pk], spaces[pk], next(iter(against[pk]), "")) for pk in page if pk in found and pk in against]
     return {"page": page, "rows": rows}
 
 
-def _kept_by(version: ModelVersion, user: Any) -> str:
-    against = retention.obstacles(ModelVersion.objects.filter(pk=version.pk)).get(version.pk, [])
-    return "; ".join(against)
+def against_deletion(versions: list[ModelVersion], user: Any) -> dict[int, str]:
+    """Why each of the versions cannot be deleted, by primary key; empty for one that can."""
+    rows = ModelVersion.objects.filter(pk__in=[version.pk for version in versions])
+    return {pk: "; ".join(reasons) for pk, reasons in retention.obstacles(rows).items()}
 
 
-DELETE = Plan(Step.DELETE, "Delete", "deleted", retention.delete, _kept_by)
-ARCHIVE = Plan(
-    Step.ARCHIVE,
-    "Archive",
-    "archived",
-    ModelVersion.archive,
-    lambda version, user: version.state_obstacle(ModelVersion.State.ARCHIVED, user),
-)
+def against_state(state: str) -> Callable[[list[ModelVersion], Any], dict[int, str]]:
+    """Why each of the versions cannot get that state, by primary key; empty for one that can."""
+    return lambda versions, user: {version.pk: version.state_obstacle(state, user) for version in versions}
+
+
+DELETE = Plan(Step.DELETE, "Delete", "deleted", retention.delete, against_deletion)
+ARCHIVE = Plan(Step.ARCHIVE, "Archive", "archived", ModelVersion.archive, against_state(ModelVersion.State.ARCHIVED))

@@ -1,6 +1,7 @@
 """Rows that never change, whoever asks: refused by the model, and by triggers in the database itself.
 
-`manage.py migrate` takes the triggers away and puts them back, since SQLite loses those of a table that it makes anew.
+`manage.py migrate` takes the triggers away and puts them back, since SQLite loses those of a table that it makes anew,
+and with them which numbers were given in it.
 """
 
 from collections.abc import Iterator
@@ -77,6 +78,36 @@ def suspended(using: str = "default") -> Iterator[None]:
     finally:
         _suspended.discard(using)
         install(using)
+
+
+@contextmanager
+def numbers_kept(using: str = "default") -> Iterator[None]:
+    """No number of a row that was deleted is given again, although SQLite forgets them with a table it makes anew.
+
+    A new version under the key of a deleted one would be taken for that one, by the trigger as well.
+    """
+    given = _numbers_given(using)
+    try:
+        yield
+    finally:
+        with transaction.atomic(using), connections[using].cursor() as cursor:
+            now, tables = _numbers_given(using), set(connections[using].introspection.table_names(cursor))
+            for table, number in given.items():
+                if table in tables and now.get(table, 0) < number:
+                    cursor.execute("DELETE FROM sqlite_sequence WHERE name = %s", [table])
+                    cursor.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (%s, %s)", [table, number])
+
+
+def _numbers_given(using: str) -> dict[str, int]:
+    """The highest number that SQLite ever gave in each table; other databases keep theirs themselves."""
+    if connections[using].vendor != "sqlite":
+        return {}
+    with connections[using].cursor() as cursor:
+        cursor.execute("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'")
+        if cursor.fetchone() is None:
+            return {}
+        cursor.execute("SELECT name, seq FROM sqlite_sequence")
+        return {name: number or 0 for name, number in cursor.fetchall()}
 
 
 def missing(using: str = "default") -> list[str]:

@@ -83,7 +83,7 @@ class SortedPagination(NewestFirstPagination):
         try:
             mark = self._mark(request.query_params.get(self.cursor_query_param))
             rows, more = self._rows(queryset, mark, self.get_page_size(request))
-        except (ValueError, TypeError, OverflowError, ValidationError, DataError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError, ValidationError, DataError) as error:
             raise NotFound(self.invalid_cursor_message) from error
         backwards = mark is not None and mark.backwards
         self.page = rows[::-1] if backwards else rows

@@ -17,6 +17,7 @@ from .. import retention
 from ..models import ModelVersion, StateError
 from ..retention import DeletionError
 from ..storage_forms import ReasonForm
+from ..storage_views import against_deletion, against_state
 
 MOST = 100
 # What the page that asks sends along with the reason.
@@ -95,22 +96,13 @@ class Decision:
     obstacles: Callable[[list[ModelVersion], Any], dict[int, str]]
 
 
-def _against_state(state: str) -> Callable[[list[ModelVersion], Any], dict[int, str]]:
-    return lambda versions, user: {version.pk: version.state_obstacle(state, user) for version in versions}
-
-
-def _against_deletion(versions: list[ModelVersion], user: Any) -> dict[int, str]:
-    rows = ModelVersion.objects.filter(pk__in=[version.pk for version in versions])
-    return {pk: "; ".join(reasons) for pk, reasons in retention.obstacles(rows).items()}
-
-
 APPROVE = Decision(
     "approve",
     "Approve",
     "approved",
     "An approved version may go into service. The approval can be withdrawn by reopening it.",
     ModelVersion.approve,
-    _against_state(ModelVersion.State.APPROVED),
+    against_state(ModelVersion.State.APPROVED),
 )
 ARCHIVE = Decision(
     "archive",
@@ -119,7 +111,7 @@ ARCHIVE = Decision(
     "An archived version is listed no more by default, cannot go into service, and no training starts from it. It can "
     "be reopened.",
     ModelVersion.archive,
-    _against_state(ModelVersion.State.ARCHIVED),
+    against_state(ModelVersion.State.ARCHIVED),
 )
 REOPEN = Decision(
     "reopen",
@@ -127,7 +119,7 @@ REOPEN = Decision(
     "made a candidate again",
     "A version that was archived, or approved, is a candidate again.",
     ModelVersion.reopen,
-    _against_state(ModelVersion.State.CANDIDATE),
+    against_state(ModelVersion.State.CANDIDATE),
 )
 DELETE = Decision(
     "delete_versions",
@@ -136,7 +128,7 @@ DELETE = Decision(
     "With each version go its files and their backup, its evaluations with their answers, threshold sets, tags, notes "
     "and the history of its state. This cannot be undone. Its number will never be given again.",
     retention.delete,
-    _against_deletion,
+    against_deletion,
 )
 
 

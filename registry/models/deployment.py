@@ -13,6 +13,7 @@ from xrayplatform.teams import TeamScopedQuerySet
 
 from .. import announcing
 from .integrity import IntegrityCheck
+from .state_change import record_refusal
 from .threshold_set import ThresholdSet
 
 
@@ -148,7 +149,9 @@ class Deployment(models.Model):
         """Go back to the version that was in service before, with the threshold it had. Raises ActivationError."""
         before = self.before
         if before is None or self.active is None:
-            raise ActivationError(f"Nothing was in service for {self.condition} before; there is no way back.")
+            error = ActivationError(f"Nothing was in service for {self.condition} before; there is no way back.")
+            record_refusal("version.rollback", self.active or self, error, by=by)
+            raise error
         return before.to_version.activate(
             by=by, reason=reason, threshold_set=before.threshold_set, seen_epoch=seen_epoch, back_from=self.active
         )

@@ -247,7 +247,7 @@ def images_digest(images: reports.EvaluatedImages) -> str:
 
 def orphans(older_than: float) -> list[Path]:
     """The files that no row names and that were last changed before `older_than` (seconds since 1970)."""
-    files = [path for path in folder().glob("*") if path.stat().st_mtime < older_than]
+    files = [path for path in folder().glob("*") if _changed_at(path) < older_than]
     # Asked after the files were listed: a row is written after its file.
     named = {file_of(key).name for key in Evaluation.objects.order_by().values_list("key", flat=True)}
     return [path for path in files if path.name not in named]
@@ -259,6 +259,14 @@ def remove_orphans(older_than: float) -> int:
     for path in found:
         path.unlink(missing_ok=True)
     return len(found)
+
+
+def _changed_at(path: Path) -> float:
+    """Seconds since 1970; of a file that somebody renamed or removed since it was listed: never too long ago."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return float("inf")
 
 
 def _packed(measured: Measured) -> bytes:

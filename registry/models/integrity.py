@@ -21,6 +21,7 @@ UNUSABLE = "unusable"
 FOLDER_MISSING = "no folder"
 NOT_THERE = "The folder of models is not there: is the disk mounted?"
 MOUNT_IT = "Mount the disk of MODEL_ROOT. Versions in service answer from memory until then; none is damaged by it."
+BEGIN_ANEW = "Mount the disk of MODEL_ROOT; if it is lost for good, make a folder `registry/lost` there to begin anew."
 VERIFY_EVERY = timedelta(days=1)
 _ALERT, _ALL_CLEAR = "models.missing", "models.found"
 

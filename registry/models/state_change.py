@@ -5,6 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.db import models
 
+from xrayplatform import audit
 from xrayplatform.immutability import Immutable
 from xrayplatform.teams import TeamScopedQuerySet
 
@@ -57,6 +58,12 @@ def require_reason(reason: str) -> str:
             "printed."
         )
     return tidy
+
+
+def record_refusal(action: str, version: models.Model, error: Exception, *, by: Any) -> None:
+    """The audit entry of a decision that was not carried out; call it outside of the transaction that failed."""
+    refused = audit.AuditEntry.Outcome.REFUSED
+    audit.record(action, version, actor=by, outcome=refused, after={"reason": str(error)[:500]})
 
 
 def known(user: Any) -> Any:

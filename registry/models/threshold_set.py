@@ -33,7 +33,8 @@ class ThresholdSetQuerySet(TeamScopedQuerySet):
             raise ThresholdError("Give the reason why this threshold is the right one; it is kept.")
         with transaction.atomic():
             # Under the lock no number is given twice.
-            type(version).objects.select_for_update().get(pk=version.pk)
+            if not type(version).objects.select_for_update().filter(pk=version.pk).values_list("pk"):
+                raise ThresholdError(f"{version} was deleted meanwhile.")
             newest = self.filter(version=version).aggregate(models.Max("number"))["number__max"] or 0
             point = self.create(
                 version=version, number=newest + 1, threshold=threshold, reason=reason.strip(), created_by=by, **chosen

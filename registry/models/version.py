@@ -2,7 +2,7 @@
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,18 @@ from ..reports import Question
 from .deleted import DeletedVersion
 from .deployment import ActivationConflict, ActivationError, Deployment, require_another_person, require_two_persons
 from .evaluation import Evaluation, Measured
-from .integrity import UNUSABLE, IntegrityCheck, models_are_missing
+from .integrity import BEGIN_ANEW, NOT_THERE, UNUSABLE, IntegrityCheck, models_are_missing
 from .label import MOST_TAGS, LabelError, VersionNote, VersionTag, tidy_note, tidy_tag
 from .scheduled import ScheduledActivation
-from .state_change import StateChange, StateError, known, require_reason
+from .state_change import StateChange, StateError, known, record_refusal, require_reason
 from .threshold_set import ThresholdSet
 
 # What another app wants to be proved of a version before it goes into service (inference: that it loads and answers
 # as it did when it was saved). A check raises ActivationError.
 ACTIVATION_CHECKS: list[Callable[["ModelVersion"], None]] = []
-# What other apps do with a version just now, in words ("it answers in experiment 4"): while they do, it is neither
-# archived nor deleted.
-USES: list[Callable[["ModelVersion"], list[str]]] = []
+# What other apps do with versions just now, in words ("it answers in experiment 4"), by primary key, asked for all of a
+# query at once: while they do, a version is neither archived nor deleted.
+USES: list[Callable[[models.QuerySet], Mapping[int, Sequence[str]]]] = []
 
 
 class ModelVersionQuerySet(TeamScopedQuerySet):
@@ -75,10 +75,14 @@ class ModelVersionQuerySet(TeamScopedQuerySet):
         measured: what it was measured on; these evaluations appear with it.
 
         The row, the folder and the audit entry appear together: the condition is locked until the commit, so that
-        no number is given twice, and a folder that a crash left under an unused number is replaced.
+        no number is given twice, and a folder that a crash left under an unused number is replaced. Raises
+        ArtifactError (missing) when the disk of the models is not there: the version would be lost below it, and all
+        others would be taken for damaged.
         """
         with transaction.atomic():
             Condition.objects.select_for_update().get(pk=condition.pk)
+            if models_are_missing():
+                raise artifacts.ArtifactError("missing", f"{NOT_THERE} No version was added. {BEGIN_ANEW}")
             version = ModelVersion(
                 condition=condition,
                 number=self._next_number(condition),
@@ -313,8 +317,7 @@ class ModelVersion(Immutable):
                 announcing.tell_state_change(change)
                 audit.record(action, self, actor=by, before={"state": before}, after={"state": state, "reason": kept})
         except StateError as error:
-            refused = audit.AuditEntry.Outcome.REFUSED
-            audit.record(action, self, actor=by, outcome=refused, after={"reason": str(error)[:500]})
+            record_refusal(action, self, error, by=by)
             raise
         return change
 
@@ -361,7 +364,8 @@ class ModelVersion(Immutable):
             found.append(f"it is in service for {self.condition}; put another version there first")
         if ScheduledActivation.objects.waiting().filter(version=self).exists():
             found.append("its activation is planned; cancel that first")
-        return [*found, *(words for use in USES for words in use(self))]
+        itself = type(self).objects.filter(pk=self.pk).order_by().values("pk")
+        return [*found, *(words for look in USES for words in look(itself).get(self.pk, ()))]
 
     # -- Tags and notes
 
@@ -369,7 +373,7 @@ class ModelVersion(Immutable):
         """Raises LabelError. A tag that is there already stays as it is."""
         tidy = tidy_tag(name)
         with transaction.atomic():
-            type(self).objects.select_for_update().get(pk=self.pk)
+            self._hold()
             # Not `self.tags`, which may have been read before the lock.
             tags = VersionTag.objects.filter(version=self)
             there = tags.filter(name=tidy).first()
@@ -393,9 +397,15 @@ class ModelVersion(Immutable):
         """Raises LabelError."""
         tidy = tidy_note(text)
         with transaction.atomic():
+            self._hold()
             note = self.notes.create(text=tidy, by=known(by))
             audit.record("version.note", self, actor=by, after={"note": tidy[:500]})
         return note
+
+    def _hold(self) -> None:
+        """Lock the row, so that it is there until the commit. Raises LabelError when it was deleted meanwhile."""
+        if not type(self).objects.select_for_update().filter(pk=self.pk).values_list("pk"):
+            raise LabelError(f"{self} was deleted meanwhile.")
 
     # -- Going into service
 
@@ -412,10 +422,14 @@ class ModelVersion(Immutable):
         """Take this version out of service and put the one before it back. Raises ActivationError."""
         deployments = Deployment.objects.select_related("active__condition", "condition")
         deployment = deployments.filter(condition=self.condition_id).first()
-        if deployment is not None:
-            deployment.require_epoch(seen_epoch)
-        if deployment is None or deployment.active != self:
-            raise ActivationConflict(f"{self} is not in service, so that there is nothing to go back from.")
+        try:
+            if deployment is not None:
+                deployment.require_epoch(seen_epoch)
+            if deployment is None or deployment.active != self:
+                raise ActivationConflict(f"{self} is not in service, so that there is nothing to go back from.")
+        except ActivationConflict as error:
+            record_refusal("version.rollback", self, error, by=by)
+            raise
         return deployment.roll_back(by=by, reason=reason, seen_epoch=seen_epoch)
 
     def require_state(self, *, way_back: bool = False) -> None:
@@ -477,9 +491,7 @@ class ModelVersion(Immutable):
                 within=within,
             )
         except ActivationError as error:
-            after = {"reason": str(error)[:500]}
-            action = "version.activate" if back_from is None else "version.rollback"
-            audit.record(action, self, actor=by, outcome=audit.AuditEntry.Outcome.REFUSED, after=after)
+            record_refusal("version.activate" if back_from is None else "version.rollback", self, error, by=by)
             raise
 
 

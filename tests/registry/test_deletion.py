@@ -17,6 +17,7 @@ from registry.models import (
     ActivationError,
     DeletedVersion,
     Evaluation,
+    LabelError,
     ModelVersion,
     ScheduledActivation,
     StateError,
@@ -211,6 +212,10 @@ def started_from(version):
     TrainingRunFactory(initial="version", initial_version=version)
 
 
+def had_started_from(version):
+    TrainingRunFactory(initial="version", initial_version=version, state="succeeded")
+
+
 def being_evaluated(version):
     EvaluationRunFactory(version=version)
 
@@ -224,6 +229,18 @@ def answered(version):
 
 
 @pytest.mark.parametrize(
+    "label",
+    [lambda gone: gone.tag("pilot", by=None), lambda gone: gone.add_note("Good.", by=None)],
+    ids=["tag", "note"],
+)
+def test_who_labels_what_was_just_deleted_is_told_so(archived, label):
+    gone = ModelVersion.objects.select_related("condition").get(pk=archived.pk)
+    delete(archived, by=None, reason="never used")
+    with pytest.raises(LabelError, match="chest v1 was deleted meanwhile"):
+        label(gone)
+
+
+@pytest.mark.parametrize(
     ("begin", "reason"),
     [
         (in_service, "it is in service for Chest; put another version there first"),
@@ -231,7 +248,8 @@ def answered(version):
         (way_back, "a rollback of its condition would go back to it"),
         (planned, "its activation is planned; cancel that first"),
         (has_a_child, "1 version started from its weights"),
-        (started_from, "a training started from its weights, or is to"),
+        (started_from, "a training starts from its weights; wait until that has ended, or cancel it"),
+        (had_started_from, "a training started from its weights, and its record stays readable"),
         (being_evaluated, "it is being evaluated; wait until that has ended, or cancel it"),
         (answered, "predictions name it, and they stay readable"),
     ],
@@ -245,8 +263,8 @@ def test_what_refers_to_a_version_keeps_it_and_is_named(version, begin, reason):
 
 
 def test_what_another_app_does_with_a_version_keeps_it(archived, monkeypatch):
-    monkeypatch.setattr(references, "USES", [lambda version: [f"{version} answers in experiment 4"]])
-    assert "chest v1 answers in experiment 4" in refusal(archived)
+    monkeypatch.setattr(references, "USES", [lambda versions: {archived.pk: ["it answers in experiment 4"]}])
+    assert "it answers in experiment 4" in refusal(archived)
 
 
 def test_a_row_that_nobody_thought_of_keeps_it_too(archived, monkeypatch):
@@ -478,6 +496,16 @@ def test_the_api_deletes_with_a_reason_and_says_why_not(chest, archived, ada, cl
     answer = client.delete(f"{reverse('api:version-detail', args=[archived.pk])}?reason=never+used")
     assert answer.status_code == 204
     assert DeletedVersion.objects.get().reason == "never used"
+
+
+@pytest.mark.parametrize(
+    "body", ["[1]", '"unused"', "1", "null", "{", '{"reason": {"a": 1}}', '{"reason": "a\\u0000"}']
+)
+def test_a_body_that_holds_no_reason_is_told_so(archived, ada, client, body):
+    client.force_login(ada)
+    answer = client.delete(reverse("api:version-detail", args=[archived.pk]), body, content_type="application/json")
+    assert answer.status_code == 400
+    assert ModelVersion.objects.filter(pk=archived.pk).exists()
 
 
 def test_the_command_deletes_and_prints_one_json_object(archived, ada):

@@ -121,7 +121,7 @@ def test_a_package_becomes_a_candidate_of_a_new_condition(alice, settings):
 
 def test_a_package_goes_into_a_condition_that_is_there(alice, team):
     condition = ConditionFactory(slug="lungs", team=team)
-    ModelVersionFactory(condition=condition, number=7)
+    ModelVersionFactory(condition=condition, number=7).folder.mkdir(parents=True)
     job = run(receive(sound(), alice), alice, condition=condition)
     assert str(job.version) == "lungs v8"
     assert not Condition.objects.filter(slug="chest-pneumonia").exists()

@@ -677,6 +677,16 @@ def test_a_crash_while_registering_leaves_no_half_version(chest, owner, step):
     assert (version.number, version.verify().is_damaged) == (1, False)
 
 
+def test_nothing_is_registered_below_a_disk_that_is_not_mounted(chest, settings, tmp_path):
+    first = make_version(chest)
+    mounted, settings.MODEL_ROOT = settings.MODEL_ROOT, tmp_path / "empty"
+    with pytest.raises(artifacts.ArtifactError, match="is the disk mounted"):
+        make_version(chest)
+    settings.MODEL_ROOT = mounted
+    assert [version.pk for version in ModelVersion.objects.all()] == [first.pk]
+    assert make_version(chest).number == 2
+
+
 BACKING_UP = [(shutil, "copytree"), (artifacts, "sync_tree"), (artifacts, "place"), (artifacts, "sync")]
 
 

@@ -295,6 +295,16 @@ def test_the_list_is_sorted_by_every_column(column, served, keeper, client):
         assert len(answer.context["cl"].queryset.query.order_by) > 0
 
 
+@pytest.mark.parametrize("table", ["modelversion", "webhookdelivery"])
+@pytest.mark.parametrize(
+    "query",
+    ["created_at__year=99999999999999999999", "created_at__year=9999", "created_at__year=0", "id__in=1,9" + 30 * "9"],
+)
+def test_an_address_with_a_number_that_cannot_be_is_no_error(query, table, served, admin_client):
+    address = reverse(f"admin:registry_{table}_changelist")
+    assert admin_client.get(f"{address}?{query}", follow=True).status_code == 200
+
+
 def test_a_search_for_too_much_says_so(served, keeper, client):
     answer = client.get(VERSIONS, {"q": "a b c d e f g h i"})
     assert told(answer) == ["Search for at most 8 words."]

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -145,6 +146,21 @@ def test_a_folder_in_which_somebody_writes_is_not_left_over(version, root):
     now = time.time()
     os.utime(file, (now + IN_TWO_DAYS, now + IN_TWO_DAYS))
     assert orphans.look(now + IN_TWO_DAYS + 100).orphans == []
+
+
+def test_files_that_go_while_they_are_looked_at_are_no_orphans_and_no_error(version, root, two_days_later, monkeypatch):
+    clear_staging(root)
+    left = [put(folder() / "x.part"), put(root / "registry" / ".staging" / "run-9" / "weights.safetensors").parent]
+
+    def listed(self, pattern, real=Path.glob):
+        paths = list(real(self, pattern))
+        for path in set(left) & set(paths):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return iter(paths)
+
+    monkeypatch.setattr(Path, "glob", listed)
+    assert found() == set()
+    assert not any(path.exists() for path in left)
 
 
 def test_a_folder_whose_version_appeared_meanwhile_is_not_removed(chest, version, root, two_days_later):

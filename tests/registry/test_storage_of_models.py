@@ -86,6 +86,14 @@ def test_the_totals_are_those_of_each_condition_the_largest_first(chest):
 # -- Proposals
 
 
+def test_a_version_made_while_the_spaces_are_measured_counts_the_next_time(chest):
+    made(chest, 1)
+    put_away(ModelVersion.objects.get(), days=100)
+    spaces = space.of(ModelVersion.objects.none())
+    assert space.totals(ModelVersion.objects.all(), spaces) == []
+    assert space.proposals(ModelVersion.objects.all(), DAYS, spaces=spaces) == []
+
+
 def test_what_was_archived_long_ago_and_is_referred_to_by_nothing_is_proposed_for_deletion(chest):
     old, young, answered = (made(chest, number) for number in (1, 2, 3))
     put_away(old, 91)
@@ -164,6 +172,16 @@ def test_the_page_takes_an_age_and_a_condition(chest, ada, client):
         assert client.get(address, nonsense).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "query", ["days=9" + 30 * "9", "days=NaN", "days=-1", "condition=none", "page=-1", "days=5&days=x"]
+)
+def test_what_cannot_be_used_is_as_if_it_were_not_there(query, chest, ada, client):
+    made(chest, 1)
+    client.force_login(ada)
+    assert client.get(f"{reverse('registry:storage')}?{query}").status_code == 200
+    assert client.get(f"{reverse('api:version-storage')}?{query}").status_code in (200, 400)
+
+
 def test_the_queries_of_the_page_do_not_grow_with_the_versions(chest, ada, client):
     client.force_login(ada)
 
@@ -180,6 +198,19 @@ def test_the_queries_of_the_page_do_not_grow_with_the_versions(chest, ada, clien
     for number in range(4, 20):
         put_away(made(chest, number), 200)
     assert count() <= few
+
+
+def test_the_queries_of_the_page_that_asks_do_not_grow_with_what_was_chosen(chest, ada, client):
+    client.force_login(ada)
+    keys = [made(chest, number, state="archived").pk for number in range(1, 9)]
+
+    def queries(*chosen):
+        with CaptureQueriesContext(connection) as asked:
+            client.get(reverse("registry:versions-delete"), {"version": chosen})
+        return len(asked)
+
+    queries(keys[0])
+    assert queries(*keys) == queries(keys[0])
 
 
 def test_several_versions_go_with_one_reason_and_what_has_to_stay_is_told(chest, ada, client):

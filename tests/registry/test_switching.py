@@ -367,6 +367,8 @@ def test_there_is_no_way_back_from_the_first_version(chest, served, alice):
         served[1].roll_back(by=alice, reason="x")
     with pytest.raises(CommandError, match="Nothing is in service for 'knee'"):
         call_command("rollback", "knee", reason="x")
+    refused = AuditEntry.objects.filter(action="version.rollback", outcome="refused").order_by("pk")
+    assert [(entry.actor, entry.object_label) for entry in refused] == [(alice, "chest v1"), (alice, "chest v2")]
 
 
 def test_a_rollback_to_a_damaged_version_is_refused(chest, replaced, alice):

@@ -1,5 +1,6 @@
 """Versions are found by words, figures, dates, people, tags and states, and sorted; the page and the API alike."""
 
+from base64 import b64encode
 from datetime import UTC, datetime
 from itertools import chain
 from unittest import mock
@@ -316,6 +317,11 @@ def test_a_cursor_that_nobody_gave_is_told_so(client, bob, many, cursor):
     client.force_login(bob)
     answer = client.get(API, {"cursor": cursor})
     assert (answer.status_code, answer["Content-Type"]) == (404, "application/problem+json")
+
+
+def test_a_cursor_nested_deeper_than_anybody_reads_is_told_so(client, bob, many):
+    client.force_login(bob)
+    assert client.get(API, {"cursor": b64encode(b"[" * 3000).decode()}).status_code == 404
 
 
 def test_a_cursor_of_another_order_is_told_so(client, bob, many):

@@ -194,7 +194,9 @@ def test_what_is_planned_to_go_into_service_is_not_archived(version, alice):
 
 
 def test_what_another_app_uses_is_not_archived(version, alice, monkeypatch):
-    monkeypatch.setattr("registry.models.version.USES", [*USES, lambda version: ["it answers in experiment 4"]])
+    monkeypatch.setattr(
+        "registry.models.version.USES", [*USES, lambda versions: {version.pk: ["it answers in experiment 4"]}]
+    )
     with pytest.raises(StateError, match="chest v3 cannot be archived: it answers in experiment 4"):
         version.archive(by=alice, reason="old")
 

@@ -9,7 +9,7 @@ from django.core.management import call_command
 from django.urls import reverse
 
 from registry import artifacts
-from registry.models import ModelVersion
+from registry.models import ModelVersion, StateError
 from tests.datasets.test_prepare import fill, prepare_again
 from tests.datasets.test_scan import scan
 from tests.factories import ConditionFactory, DatasetFactory, PreparationFactory, TeamFactory, put_cache
@@ -21,6 +21,7 @@ from training.ml.architectures import ARCHITECTURES, PublishedWeights, build
 from training.ml.export import weights_of
 from training.ml.initial import WeightsUnusable, assign, from_version, imagenet
 from training.models import TrainingRun
+from training.models import run as run_module
 from training.pretrained import pretrained_folder
 from xrayplatform.audit import AuditEntry
 from xrayplatform.jobs import JobError
@@ -220,6 +221,25 @@ def test_an_archived_version_is_refused(world, alice, version):
     version.refresh_from_db()
     with pytest.raises(JobError, match="is archived"):
         create(world, alice, initial="version", version=version)
+
+
+def test_a_version_that_is_archived_while_its_weights_are_verified_is_refused(world, alice, version, monkeypatch):
+    def verified(*args):
+        version.archive(by=alice, reason="superseded")
+        return from_version(str(version), version.folder, version.sha256, "Custom_CNN")
+
+    monkeypatch.setattr(run_module, "_weights_of", verified)
+    with pytest.raises(JobError, match="is archived"):
+        create(world, alice, initial="version", version=version)
+    assert not TrainingRun.objects.filter(initial_version=version).exists()
+
+
+def test_a_version_from_which_a_training_starts_is_not_archived_until_that_has_ended(world, alice, version):
+    run = create(world, alice, initial="version", version=version)
+    with pytest.raises(StateError, match="cannot be archived: a training starts from its weights"):
+        version.archive(by=alice, reason="superseded")
+    TrainingRun.objects.filter(pk=run.pk).update(state="succeeded")
+    version.archive(by=alice, reason="superseded")
 
 
 def test_a_version_whose_files_are_gone_is_refused(world, alice):

@@ -96,6 +96,27 @@ def test_a_row_is_refused_in_python_with_words_before_the_database_is_asked():
         version.delete()
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="Other databases do not make a table anew")
+def test_a_table_made_anew_gives_no_number_of_a_deleted_row_again():
+    with immutability.suspended():
+        ModelVersionFactory()
+        gone = ModelVersionFactory().pk
+        ModelVersion.objects.filter(pk=gone).delete()
+        with immutability.numbers_kept(), connection.schema_editor() as editor:
+            editor._remake_table(ModelVersion)
+    assert ModelVersionFactory().pk == gone + 1
+
+
+def test_the_database_can_be_dumped_and_loaded_again(tmp_path):
+    version, dump = ModelVersionFactory(), tmp_path / "dump.json"
+    call_command("dumpdata", "xrayplatform", "registry", output=str(dump), verbosity=0)
+    with immutability.suspended():
+        ModelVersion.objects.all().delete()
+    call_command("loaddata", str(dump), verbosity=0)
+    assert ModelVersion.objects.get().sha256 == version.sha256
+
+
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no TRUNCATE")
 def test_truncating_is_refused():
     record("test.entry")

@@ -20,6 +20,7 @@ from django_q.tasks import async_task
 from datasets.models import Dataset, Preparation
 from registry.models import ModelVersion, staging_folder
 from xrayplatform import audit
+from xrayplatform.conditions import Condition
 from xrayplatform.immutability import Immutable
 from xrayplatform.jobs import Job, JobError, JobQuerySet, reap
 from xrayplatform.processes import has_variable, signal_group
@@ -244,6 +245,8 @@ class TrainingRun(Job):
         )
         with transaction.atomic():
             preparation.hold()
+            if version is not None:
+                _hold(version, dataset, by)
             run = cls.objects.create(
                 preparation=preparation,
                 architecture=architecture,
@@ -542,6 +545,13 @@ def chosen_weights(
     except WeightsUnusable as error:
         raise JobError(str(error), error.hint) from error
     return None
+
+
+def _hold(version: ModelVersion, dataset: Dataset, by: Any) -> None:
+    """Look again, under the lock that archiving and deleting take: verifying the weights took its time."""
+    Condition.objects.select_for_update().get(pk=version.condition_id)
+    current = ModelVersion.objects.select_related("condition__team").filter(pk=version.pk).first()
+    _usable(current or version, dataset, by)
 
 
 def _usable(version: ModelVersion, dataset: Dataset, by: Any) -> ModelVersion:

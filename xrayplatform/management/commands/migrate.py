@@ -12,5 +12,5 @@ class Command(migrate.Command):
         if options.get("plan") or options.get("check_unapplied"):
             super().handle(*args, **options)
             return
-        with immutability.suspended(options["database"]):
+        with immutability.suspended(options["database"]), immutability.numbers_kept(options["database"]):
             super().handle(*args, **options)
