@@ -45,7 +45,7 @@ def _was_in_service(versions: models.QuerySet) -> dict[int, tuple[str, ...]]:
     return dict.fromkeys({*arrived, *left}, ("it was in service, and that history stays readable",))
 
 
-def _learned_from(versions: models.QuerySet) -> dict[int, list[str]]:
-    # Without their names: they may be another team's.
-    rows = ModelVersion.objects.filter(parent__in=versions).order_by().values("parent").annotate(n=models.Count("pk"))
-    return {row["parent"]: [f"{row['n']} version{'s' * (row['n'] > 1)} started from its weights"] for row in rows}
+def _learned_from(versions: models.QuerySet) -> dict[int, tuple[str, ...]]:
+    # Neither their names nor their number: they may be another team's.
+    rows = ModelVersion.objects.filter(parent__in=versions).order_by().values_list("parent", flat=True).distinct()
+    return dict.fromkeys(rows, ("versions started from its weights",))

@@ -247,7 +247,7 @@ def test_who_labels_what_was_just_deleted_is_told_so(archived, label):
         (was_in_service, "it was in service, and that history stays readable"),
         (way_back, "a rollback of its condition would go back to it"),
         (planned, "its activation is planned; cancel that first"),
-        (has_a_child, "1 version started from its weights"),
+        (has_a_child, "versions started from its weights"),
         (started_from, "a training starts from its weights; wait until that has ended, or cancel it"),
         (had_started_from, "a training started from its weights, and its record stays readable"),
         (being_evaluated, "it is being evaluated; wait until that has ended, or cancel it"),
