@@ -45,6 +45,7 @@ _BROKEN: Final = (
 )  # fmt: skip
 
 Progress = Callable[[int, int], None]
+LeftOut = Callable[[str], str]
 
 
 class ArchiveError(Exception):
@@ -81,16 +82,25 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(".zip")
 
 
-def extract(archive: Path, folder: Path, *, max_bytes: int, progress: Progress | None = None) -> Content:
+def extract(
+    archive: Path,
+    folder: Path,
+    *,
+    max_bytes: int,
+    progress: Progress | None = None,
+    left_out: LeftOut | None = None,
+) -> Content:
     """Write the images and CSV files of a zip into a new folder, numbered.
 
-    progress: called with the bytes written and the bytes announced; what it raises ends the extraction. Raises
+    progress: called with the bytes written and the bytes announced; what it raises ends the extraction. left_out: why
+    a file with a harmless name is not taken, "" when it is; other files than images and CSV files may be wanted. Raises
     ArchiveError, or OSError when the disk is full. Whatever is raised, the folder is removed.
     """
     folder.mkdir(parents=True)
     try:
         with _opened(archive) as opened:
-            return _Extraction(opened, archive.stat().st_size, folder, max_bytes, progress).run()
+            extraction = _Extraction(opened, archive.stat().st_size, folder, max_bytes, progress)
+            return extraction.run(left_out or left_out_because)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -151,8 +161,8 @@ class _Extraction:
         self.written = 0
         self.announced = 0
 
-    def run(self) -> Content:
-        members = self._chosen(self.archive.infolist())
+    def run(self, why_left_out: LeftOut) -> Content:
+        members = self._chosen(self.archive.infolist(), why_left_out)
         self.announced = sum(member.file_size for member in members)
         for number, member in enumerate(members):
             target = self.folder / f"{number:06d}"
@@ -162,7 +172,7 @@ class _Extraction:
 
     # -- By the list alone, before anything is written
 
-    def _chosen(self, listed: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+    def _chosen(self, listed: list[zipfile.ZipInfo], why_left_out: LeftOut) -> list[zipfile.ZipInfo]:
         if len(listed) > MAX_MEMBERS:
             raise _too_many()
         names = _Names()
@@ -174,7 +184,7 @@ class _Extraction:
                 self.content.hidden += not name.endswith("/")
             elif not name.endswith("/"):
                 names.add(name)
-                reason = left_out_because(name)
+                reason = why_left_out(name)
                 if reason:
                     self.content.left_out.append(Problem(shortened(name), reason, "left-out"))
                 else:

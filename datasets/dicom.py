@@ -127,6 +127,29 @@ def read(data: bytes) -> Radiograph:
         raise ImageError("damaged", f"The DICOM file is damaged ({type(error).__name__}). Export it again.") from None
 
 
+def header(data: bytes) -> Dataset:
+    """All elements of a DICOM file before its pixel data, the patient's too: for a result that goes back to the
+    sender. Nothing of it is to be stored or logged. Raises ImageError."""
+    try:
+        syntax, body = _transfer_syntax(data)
+        _check_structure(body, syntax)
+        dataset = read_dataset(
+            BytesIO(body),
+            syntax.is_implicit_VR,
+            syntax.is_little_endian,
+            stop_when=lambda tag, vr, length: tag >= PIXEL_DATA,
+        )
+    except ImageError:
+        raise
+    except RecursionError:
+        raise _nested_too_deeply() from None
+    except Exception as error:  # `from None`: the text of the cause may quote values of the file
+        raise ImageError("damaged", f"The DICOM file is damaged ({type(error).__name__}). Export it again.") from None
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    return dataset
+
+
 def _radiograph(data: bytes) -> Radiograph:
     syntax, body = _transfer_syntax(data)
     dataset = _dataset(body, syntax)

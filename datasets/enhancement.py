@@ -45,14 +45,18 @@ def ordered(steps: Iterable[str]) -> tuple[str, ...]:
 
 
 def without_borders(pixels: NDArray[Any]) -> NDArray[Any]:
-    """The part of a radiograph (H, W), uint8 or float 0..1, inside the shutters of its collimator.
+    """The part of a radiograph (H, W), uint8 or float 0..1, inside the shutters of its collimator."""
+    return pixels[inside_borders(pixels)]
+
+
+def inside_borders(pixels: NDArray[Any]) -> tuple[slice, slice]:
+    """The rows and columns that `without_borders` leaves.
 
     Lines at the edge that are black, or white, all along are cut off, on each side at most a quarter of the picture.
     A picture of nothing but such lines is left alone.
     """
     rows = _inside(pixels)
-    columns = _inside(pixels[rows].T)
-    return pixels[rows, columns]
+    return rows, _inside(pixels[rows].T)
 
 
 def _inside(pixels: NDArray[Any]) -> slice:

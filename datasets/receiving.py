@@ -2,9 +2,10 @@
 
 import contextlib
 import json
+import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -43,12 +44,22 @@ class Inbox:
             shutil.copyfileobj(file, out)
             self.size += out.tell()
 
+    @property
+    def files(self) -> list[tuple[str, Path]]:
+        """What has been received so far: the sender's name of each file, and where it is."""
+        return [(name, self.folder / _numbered(number)) for number, name in enumerate(self.names)]
+
     def submit(self, by: Any, **options: Any) -> Upload:
         """Make an upload of what was received; see `Upload.create`. Raises JobError."""
+        return Upload.create(self.seal(), files=len(self.names), size=self.size, by=by, **options)
+
+    def seal(self) -> Path:
+        """The folder, complete with the names, for a job to take over. Raises JobError when it holds no file."""
         if not self.names:
             raise JobError("No file was sent.", "Choose images or a zip archive.")
-        (self.folder / NAMES).write_text(json.dumps(self.names))
-        return Upload.create(self.folder, files=len(self.names), size=self.size, by=by, **options)
+        with _as_job_error():
+            (self.folder / NAMES).write_text(json.dumps(self.names))
+        return self.folder
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -58,6 +69,28 @@ def received(folder: Path) -> list[tuple[str, Path]]:
     """The files in the folder of an upload, with the names that their sender gave them."""
     names = json.loads((folder / NAMES).read_text())
     return [(name, folder / _numbered(number)) for number, name in enumerate(names)]
+
+
+def files_of(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """Files of this machine with their names: those in a folder with the folders below it. Links are not followed.
+
+    Raises JobError for a path where nothing is.
+    """
+    for path in paths:
+        if path.is_dir():
+            yield from _files_below(path)
+        elif path.is_file():
+            yield path.name, path
+        else:
+            raise JobError(f"{path} is no file or folder.", "Correct the path.")
+
+
+def _files_below(folder: Path) -> Iterator[tuple[str, Path]]:
+    for above, _, names in os.walk(folder):
+        for name in sorted(names):
+            path = Path(above, name)
+            if path.is_file() and not path.is_symlink():
+                yield path.relative_to(folder).as_posix(), path
 
 
 def _numbered(number: int) -> str:

@@ -145,13 +145,13 @@ class _Room:
 
     def __init__(self, job: Upload) -> None:
         quota = Upload.quota(job.team, without=job).left
-        self.left = min(quota, _free(settings.MODEL_ROOT), _free(settings.DATASET_ROOT))
+        self.left = min(quota, free_bytes(settings.MODEL_ROOT), free_bytes(settings.DATASET_ROOT))
 
     def take(self, size: int) -> None:
         self.left = max(self.left - size, 0)
 
 
-def _free(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
     """Bytes that may be written there with MIN_FREE_DISK_GB to spare."""
     while not folder.exists():
         folder = folder.parent
@@ -371,7 +371,7 @@ def _check_room(job: Upload, outcome: Outcome) -> None:
             f"The images have {size / GIB:.2f} GB, more than is left of the team's {quota.limit / GIB:g} GB.",
             "Upload less, or ask an administrator to raise UPLOAD_QUOTA_GB.",
         )
-    if size > _free(settings.DATASET_ROOT):
+    if size > free_bytes(settings.DATASET_ROOT):
         raise JobError(
             f"The images have {size / GIB:.2f} GB, more than may be written where datasets are kept.",
             "Ask an administrator to free some space, then upload again.",

@@ -29,6 +29,22 @@ class Grid:
     step: float
 
 
+def contrast(contributions: NDArray[Any], class_index: int | NDArray[np.int64]) -> NDArray[np.float32]:
+    """Class activation maps float32 (N, h, w) of one class, or of one an image (N,).
+
+    contributions: (N, C, h, w), what each cell adds to each class's logit.
+
+    Softmax only sees differences of logits, so a cell counts for a class by what it adds to the class's logit less
+    the mean of what it adds to the others': of two classes the difference of both, and the map of one is the
+    negative of the other's. Above zero speaks for the class. The mean of the map and a constant of the version,
+    its biases, is log p of the class less the mean log p of the others, before the temperature.
+    """
+    count, classes = contributions.shape[:2]
+    chosen = contributions[np.arange(count), np.broadcast_to(class_index, count)].astype(np.float64)
+    others = (contributions.sum(axis=1, dtype=np.float64) - chosen) / (classes - 1)
+    return np.asarray(chosen - others, np.float32)
+
+
 def add_map_output(graph: Any) -> Grid | None:
     """Give a graph a second output, float32 (N, C, h, w): what each cell contributes to each class's logit.
 
@@ -50,19 +66,45 @@ def add_map_output(graph: Any) -> Grid | None:
     return grid
 
 
+def add_features_output(graph: Any) -> int | None:
+    """Give a graph one more output, float32 (N, D): its pooled features, the mean over the cells before the head.
+
+    They come from the same forward pass as the probabilities and cost nothing but their copy. Returns D; None, and
+    leaves the graph as it is, exactly where `add_map_output` does. The frame is found from the first output alone, so
+    that the two may be called in any order.
+    """
+    try:
+        pooling = _pooling(_product(graph))
+        _frame(graph)
+    except LookupError:
+        return None
+    graph.add_outputs([pooling.output(0)])
+    return int(pooling.get_output_partial_shape(0)[1].get_length())
+
+
 def _frame(graph: Any) -> tuple[Any, int, NDArray[np.float32]]:
     """The feature maps, the axis of their channels and the kernel (channels, C) of the head. Raises LookupError."""
-    softmax = _source(graph.outputs[0].get_node(), "Softmax")
-    # A head whose bias is zero is saved without it.
-    head = _source(softmax, "Add", "MatMul")
-    product = _source(head, "MatMul") if head.get_type_name() == "Add" else head
+    product = _product(graph)
     kernel = np.asarray(_source(product, "Constant").get_data(), np.float32)
-    pooling = _source(product, "ReduceMean")
+    pooling = _pooling(product)
     features = pooling.input_value(0)
     directions = sorted(int(axis) for axis in _source(pooling, "Constant").get_data())
     if features.get_partial_shape().rank.get_length() != 4 or directions not in ([1, 2], [2, 3]):
         raise LookupError("The mean is not one over the two directions of a picture.")
     return features, 6 - sum(directions), kernel.T if product.get_attributes()["transpose_b"] else kernel
+
+
+def _product(graph: Any) -> Any:
+    """The head's product of pooled features and kernel. Raises LookupError."""
+    softmax = _source(graph.outputs[0].get_node(), "Softmax")
+    # A head whose bias is zero is saved without it.
+    head = _source(softmax, "Add", "MatMul")
+    return _source(head, "MatMul") if head.get_type_name() == "Add" else head
+
+
+def _pooling(product: Any) -> Any:
+    """The mean over the cells that feeds the head. Raises LookupError."""
+    return _source(product, "ReduceMean")
 
 
 def _source(node: Any, *kinds: str) -> Any:

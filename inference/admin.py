@@ -6,7 +6,20 @@ from xrayplatform import audit
 from xrayplatform.admin import ReadOnlyAdmin
 from xrayplatform.teams import visible
 
-from .models import EvaluationRun, Prediction
+from . import dicom_admin as dicom_admin
+from .models import (
+    Batch,
+    EvaluationRun,
+    Experiment,
+    LowerPrecision,
+    MonitoringAlert,
+    Prediction,
+    ServingPolicy,
+    ServingProcess,
+    ServingReference,
+    Unanswered,
+    Verdict,
+)
 
 
 @admin.register(Prediction)
@@ -36,3 +49,86 @@ class EvaluationRunAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet:
         """A run names a dataset too: only who may see both sees it."""
         return visible(super().get_queryset(request), "dataset__condition__team", request.user)
+
+
+@admin.register(Batch)
+class BatchAdmin(ReadOnlyAdmin):
+    """Its files and their answers are on its page."""
+
+    team_path = "condition__team"
+    list_display = ["id", "name", "condition", "state", "items_count", "created_by", "created_at"]
+    list_filter = ["state", "condition"]
+    search_fields = ["name"]
+    list_select_related = ["condition", "created_by"]
+    date_hierarchy = "created_at"
+
+
+@admin.register(ServingPolicy)
+class ServingPolicyAdmin(ReadOnlyAdmin):
+    """It is changed on its page, which sees that two people do not undo each other's work."""
+
+    team_path = "condition__team"
+    list_display = ["condition", "on_unlike", "on_body_part", "max_refusal_share", "max_error_share", "max_latency_ms"]
+    list_select_related = ["condition"]
+
+
+@admin.register(ServingReference)
+class ServingReferenceAdmin(ReadOnlyAdmin):
+    team_path = "version__condition__team"
+    list_display = ["version", "images_count", "false_alarm_rate", "problem", "created_at"]
+    list_select_related = ["version__condition"]
+
+
+@admin.register(LowerPrecision)
+class LowerPrecisionAdmin(ReadOnlyAdmin):
+    team_path = "version__condition__team"
+    list_display = ["version", "precision", "keeps_the_answers", "largest_difference", "changed_decisions", "problem"]
+    list_filter = ["precision", "keeps_the_answers"]
+    list_select_related = ["version__condition"]
+
+
+@admin.register(ServingProcess)
+class ServingProcessAdmin(ReadOnlyAdmin):
+    team_path = "condition__team"
+    list_display = ["host", "pid", "condition", "version", "epoch", "at"]
+    list_select_related = ["condition", "version__condition"]
+
+
+@admin.register(Unanswered)
+class UnansweredAdmin(ReadOnlyAdmin):
+    team_path = "condition__team"
+    list_display = ["condition", "kind", "code", "channel", "text", "created_by", "created_at"]
+    list_filter = ["kind", "channel", "condition"]
+    search_fields = ["text", "file_digest", "request_id"]
+    list_select_related = ["condition", "created_by"]
+    date_hierarchy = "created_at"
+
+
+@admin.register(Verdict)
+class VerdictAdmin(ReadOnlyAdmin):
+    team_path = "prediction__version__condition__team"
+    list_display = ["at", "prediction", "agrees", "label", "by"]
+    list_filter = ["agrees", "prediction__version__condition"]
+    list_select_related = ["prediction__version__condition", "by"]
+    date_hierarchy = "at"
+
+
+@admin.register(Experiment)
+class ExperimentAdmin(ReadOnlyAdmin):
+    """Started, stopped and promoted on its page, where its report is."""
+
+    team_path = "condition__team"
+    list_display = ["id", "condition", "kind", "champion", "challenger", "share", "state", "created_by", "created_at"]
+    list_filter = ["state", "kind", "condition"]
+    list_select_related = ["condition", "champion__condition", "challenger__condition", "created_by"]
+    date_hierarchy = "created_at"
+    exclude = ["salt"]
+
+
+@admin.register(MonitoringAlert)
+class MonitoringAlertAdmin(ReadOnlyAdmin):
+    team_path = "condition__team"
+    list_display = ["week", "condition", "version", "measure", "value", "limit", "seen_by", "created_at"]
+    list_filter = ["measure", "condition"]
+    list_select_related = ["condition", "version__condition", "seen_by"]
+    date_hierarchy = "created_at"

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .activation import Grid
+from .measures import without_bars
 
 OPACITY = 0.6
 # Evidence that differs by less than this share of the strongest is the rounding of float32, not a pattern.
@@ -25,6 +26,35 @@ def heat(activation: NDArray[np.float32], size: int, grid: Grid | None = None) -
     for values that are not finite.
     """
     return _png(_coloured(activation, size, grid))
+
+
+def over_picture(
+    activation: NDArray[np.float32],
+    size: int,
+    grid: Grid | None,
+    *,
+    shape: tuple[int, int],
+    fit: str,
+    inside: tuple[slice, slice] | None = None,
+) -> bytes:
+    """A map float32 (h, w) as a transparent PNG that covers the radiograph itself, without the network's black bars.
+
+    The colours are those of `heat`, by the whole of the network's input of size x size pixels. shape: height and width
+    of the radiograph in pixels; fit: how it became square, "pad" or "stretch"; inside: the rows and columns that were
+    left of it before, where borders were cropped. The PNG has the radiograph's proportions. Errors as of `heat`.
+    """
+    height, width = shape
+    rows, columns = inside or (slice(0, height), slice(0, width))
+    part_height, part_width = rows.stop - rows.start, columns.stop - columns.start
+    seen = without_bars(_coloured(activation, size, grid), part_width, part_height, fit)
+    # Pixels of the network's input to one of the radiograph.
+    scale = size / max(part_width, part_height)
+    part = Image.fromarray(seen).resize(
+        (max(1, round(part_width * scale)), max(1, round(part_height * scale))), Image.Resampling.BILINEAR
+    )
+    whole = Image.new("RGBA", (max(1, round(width * scale)), max(1, round(height * scale))))
+    whole.paste(part, (round(columns.start * scale), round(rows.start * scale)))
+    return _png(np.asarray(whole))
 
 
 def overlay(pixels: NDArray[np.uint8], activation: NDArray[np.float32], grid: Grid | None = None) -> bytes:
@@ -47,6 +77,11 @@ def evidence(activation: NDArray[np.float32], size: int, grid: Grid | None = Non
     if span <= _FLAT * np.abs(values).max():
         return np.zeros((size, size))
     return np.asarray((positive - weakest) / span, np.float64)
+
+
+def legend(steps: int = 12) -> list[str]:
+    """Colours from the weakest to the strongest, as #rrggbb."""
+    return [f"#{colour.tobytes().hex()}" for colour in colours(np.linspace(0, 1, steps))]
 
 
 def colours(values: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -1,13 +1,38 @@
 from django.urls import path
 
-from . import evaluation_views, looking_views, several_views, views
+from . import (
+    batch_views,
+    evaluation_views,
+    experiment_views,
+    export_views,
+    history_views,
+    looking_views,
+    monitoring_views,
+    policy_views,
+    result_views,
+    several_views,
+    views,
+)
 
 app_name = "inference"
 
 urlpatterns = [
     path("", views.prediction_create, name="prediction-create"),
-    path("history/", views.prediction_list, name="prediction-list"),
-    path("<uuid:pk>/", views.prediction_detail, name="prediction-detail"),
+    path("history/", history_views.prediction_list, name="prediction-list"),
+    path("<uuid:pk>/", result_views.prediction_detail, name="prediction-detail"),
+    path("<uuid:pk>/image/", result_views.prediction_image, name="prediction-image"),
+    path("<uuid:pk>/map/", result_views.prediction_map, name="prediction-map"),
+    path("<uuid:pk>/verdicts/", result_views.verdict_create, name="verdict-create"),
+    path("<uuid:pk>/fhir/", export_views.prediction_fhir, name="prediction-fhir"),
+    path("<uuid:pk>/report/", export_views.prediction_report, name="prediction-report"),
+    path("<uuid:pk>/capture/", export_views.prediction_capture, name="prediction-capture"),
+    path("batches/", batch_views.batch_list, name="batch-list"),
+    path("batches/new/", batch_views.batch_create, name="batch-create"),
+    path("batches/<int:pk>/", batch_views.batch_detail, name="batch-detail"),
+    path("batches/<int:pk>/cancel/", batch_views.batch_cancel, name="batch-cancel"),
+    path("batches/<int:pk>/go-on/", batch_views.batch_go_on, name="batch-go-on"),
+    path("batches/<int:pk>/results.csv", batch_views.batch_csv, name="batch-csv"),
+    path("batches/<int:pk>/results.json", batch_views.batch_json, name="batch-json"),
     path("evaluations/new/", evaluation_views.evaluation_run_create, name="evaluation-run-create"),
     path("evaluations/several/", several_views.evaluation_run_several, name="evaluation-run-several"),
     path("evaluations/<int:pk>/", evaluation_views.evaluation_run_detail, name="evaluation-run-detail"),
@@ -15,4 +40,13 @@ urlpatterns = [
     path("evaluated/<int:pk>/images/", looking_views.evaluation_images, name="evaluation-images"),
     path("evaluated/<int:pk>/images/<int:position>/flag/", looking_views.evaluation_flag, name="evaluation-flag"),
     path("evaluated/<int:pk>/map/<int:position>/", looking_views.evaluation_map, name="evaluation-map"),
+    path("experiments/", experiment_views.experiment_list, name="experiment-list"),
+    path("experiments/new/", experiment_views.experiment_create, name="experiment-create"),
+    path("experiments/<int:pk>/", experiment_views.experiment_detail, name="experiment-detail"),
+    path("experiments/<int:pk>/stop/", experiment_views.experiment_stop, name="experiment-stop"),
+    path("experiments/<int:pk>/promote/", experiment_views.experiment_promote, name="experiment-promote"),
+    path("policies/<slug:slug>/", policy_views.policy_edit, name="policy-edit"),
+    path("monitoring/", monitoring_views.monitoring, name="monitoring"),
+    path("monitoring/alerts/<int:pk>/acknowledge/", monitoring_views.alert_acknowledge, name="alert-acknowledge"),
+    path("monitoring/corrections/", monitoring_views.correction_create, name="correction-create"),
 ]

@@ -1,26 +1,26 @@
-"""Pages: X-ray Analysis, one prediction, and the history."""
+"""Pages: X-ray Analysis."""
 
-import base64
 from http import HTTPStatus
-from typing import Any
 
-from django.core.paginator import Paginator
-from django.db import transaction
+from django.conf import settings
+from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, render
-from django.views.decorators.http import require_GET, require_http_methods
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods
 
 from datasets.imaging import ImageError
-from registry.lineage import activation_at, origin_of
-from registry.models import Deployment, ModelVersion
-from xrayplatform import audit
+from registry.models import Deployment
 from xrayplatform.access import allow
 from xrayplatform.conditions import Condition
-from xrayplatform.http import HtmxHttpRequest, row_number
+from xrayplatform.http import HtmxHttpRequest
 
+from .analysing import GateRefused
 from .engine import EngineError
 from .forms import AnalysisForm
-from .models import NoActiveModel, Prediction
+from .looking_views import KEPT_NOWHERE
+from .models import Analysis, NoActiveModel, Prediction
+from .result_page import checks_of, page_of
+from .turns import Busy
 
 
 @allow("inference.add_prediction")
@@ -33,14 +33,32 @@ def prediction_create(request: HtmxHttpRequest) -> HttpResponse:
         user=request.user,
         initial={"condition": request.GET.get("condition") or next(iter(deployments), "")},
     )
-    context = {"form": form, "deployments": deployments}
+    # Who comes from a result goes on with the next file.
+    form.fields["image"].widget.attrs["autofocus"] = "condition" in request.GET
+    context = {"form": form, "deployments": deployments, "kept_days": settings.KEEP_RADIOGRAPHS_DAYS}
     status = HTTPStatus.OK
     if request.method == "POST":
         status = _answer(request, form, context)
+    if "analysis" in context:
+        return _answered(request, context["analysis"])
     template = "inference/_analysis.html" if request.htmx else "inference/prediction_create.html"
     response = render(request, template, context, status=status)
-    if "analysis" in context:
-        response["HX-Push-Url"] = context["analysis"].prediction.get_absolute_url()
+    if "retry_after" in context:
+        response["Retry-After"] = context["retry_after"]
+    return response
+
+
+def _answered(request: HtmxHttpRequest, analysis: Analysis) -> HttpResponse:
+    """The page of the prediction, in place of this one; a browser without scripts is sent there."""
+    prediction = analysis.prediction
+    if not request.htmx:
+        if analysis.notice:
+            messages.warning(request, analysis.notice)
+        return redirect(prediction)
+    response = render(request, "inference/_prediction.html", page_of(request, prediction, analysis))
+    response["HX-Push-Url"] = prediction.get_absolute_url()
+    response["HX-Retarget"], response["HX-Reswap"] = "#page", "innerHTML show:window:top"
+    response["Cache-Control"] = KEPT_NOWHERE
     return response
 
 
@@ -50,18 +68,20 @@ def _answer(request: HttpRequest, form: AnalysisForm, context: dict) -> HTTPStat
         return HTTPStatus.BAD_REQUEST
     image = form.cleaned_data["image"]
     try:
-        analysis = Prediction.objects.analyse(form.cleaned_data["condition"], image.read(), by=request.user)
-    except ImageError as error:
+        context["analysis"] = Prediction.objects.analyse(form.cleaned_data["condition"], image.read(), by=request.user)
+    except (ImageError, GateRefused) as error:
         form.add_error("image", str(error))
+        if isinstance(error, GateRefused):
+            context["checks"] = checks_of(verdict.to_json() for verdict in error.verdicts)
         return HTTPStatus.BAD_REQUEST
     except NoActiveModel as error:
         form.add_error("condition", str(error))
         return HTTPStatus.CONFLICT
     except EngineError as error:
         form.add_error(None, str(error))
+        if isinstance(error, Busy):
+            context["retry_after"] = error.retry_after
         return HTTPStatus.SERVICE_UNAVAILABLE
-    context["analysis"] = analysis
-    context["preview"] = "data:image/png;base64," + base64.b64encode(analysis.preview).decode()
     return HTTPStatus.OK
 
 
@@ -71,41 +91,3 @@ def _in_service(request: HttpRequest) -> dict[str, Deployment]:
         active__isnull=False, condition__in=visible
     )
     return {deployment.condition.slug: deployment for deployment in deployments}
-
-
-@allow("inference.view_prediction")
-@require_GET
-def prediction_detail(request: HttpRequest, pk: str) -> HttpResponse:
-    predictions = Prediction.objects.visible_to(request.user)
-    prediction = get_object_or_404(
-        predictions.select_related("version__condition", "version__created_by", "created_by"), pk=pk
-    )
-    with transaction.atomic():
-        audit.record("prediction.view", prediction, actor=request.user)
-    context = {"prediction": prediction, **_way_back(prediction, request.user)}
-    return render(request, "inference/prediction_detail.html", context)
-
-
-def _way_back(prediction: Prediction, user: Any) -> dict[str, Any]:
-    """From the answer to the images that its version learned from."""
-    if not user.has_perm("registry.view_modelversion"):
-        return {}
-    activation = activation_at(prediction.version, prediction.created_at, user)
-    return {"lineage": origin_of(prediction.version, user), "activation": activation}
-
-
-@allow("inference.view_prediction")
-@require_GET
-def prediction_list(request: HttpRequest) -> HttpResponse:
-    """The answers of all versions, or with `?version=` those of one."""
-    predictions = Prediction.objects.visible_to(request.user).select_related("version__condition", "created_by")
-    version = None
-    if request.GET.get("version"):
-        versions = ModelVersion.objects.visible_to(request.user).select_related("condition")
-        version = get_object_or_404(versions, pk=row_number(request.GET["version"]))
-        predictions = predictions.filter(version=version)
-    page = Paginator(predictions, 50).get_page(request.GET.get("page"))
-    with transaction.atomic():
-        of = {"version": str(version)} if version else {}
-        audit.record("prediction.list", actor=request.user, after={"page": page.number, **of})
-    return render(request, "inference/prediction_list.html", {"page": page, "version": version})

@@ -101,6 +101,13 @@ def tell_missed_activation(version: Any, message: str, planner: Any) -> None:
     )
 
 
+def tell_alert(condition: Condition, version: Any, text: str, url: str, **more: Any) -> None:
+    """A figure of a week in use lies beyond what the condition allows; version: None when nothing was in service."""
+    _tell(managers(condition), text, url)
+    if version is not None:
+        tell_systems(Event.ALERT, version, message=text, **more)
+
+
 def tell_state_change(change: Any) -> None:
     """To who trained the version."""
     version = change.version

@@ -30,7 +30,11 @@ _CARRIERS = tuple(ipaddress.ip_network(text) for text in ("2002::/16", "2001::/3
 
 
 class OutgoingError(Exception):
-    """The call was not made, or not answered as it should. The message says why."""
+    """The call was not made, or not answered as it should. The message says why; status: of the answer, 0 for none."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -124,14 +128,17 @@ def signature(secret: str, timestamp: int, body: bytes) -> str:
 
 
 def send(url: str, body: bytes, headers: dict[str, str], listed: Sequence[Network]) -> int:
-    """POST `body` and return the status of the answer, one of 200 to 299. Raises OutgoingError for everything else."""
+    """POST `body`, as JSON unless `headers` say otherwise, and return the status of the answer, one of 200 to 299.
+
+    Raises OutgoingError for everything else.
+    """
     target = resolve(url, listed)
     connection = _Pinned(target)
     deadline = threading.Timer(LONGEST_SECONDS, connection.abort)
     deadline.daemon = True
     deadline.start()
     try:
-        connection.request("POST", target.path, body, {**headers, "Content-Type": "application/json"})
+        connection.request("POST", target.path, body, {"Content-Type": "application/json", **headers})
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise OutgoingError(f"{target.host} did not answer: {error or type(error).__name__}.") from error
@@ -139,9 +146,9 @@ def send(url: str, body: bytes, headers: dict[str, str], listed: Sequence[Networ
         deadline.cancel()
         connection.close()
     if 300 <= status < 400:
-        raise OutgoingError(f"{target.host} answered {status}, a redirect; redirects are not followed.")
+        raise OutgoingError(f"{target.host} answered {status}, a redirect; redirects are not followed.", status)
     if not 200 <= status < 300:
-        raise OutgoingError(f"{target.host} answered {status}.")
+        raise OutgoingError(f"{target.host} answered {status}.", status)
     return status
 
 

@@ -17,13 +17,16 @@ from rest_framework.test import APIClient
 
 from tests.factories import (
     PASSWORD,
+    BatchFactory,
     ConditionFactory,
     DatasetFactory,
     DatasetImageFactory,
     EpochMetricFactory,
     EvaluationRunFactory,
+    ExperimentFactory,
     FindingFactory,
     ModelVersionFactory,
+    MonitoringAlertFactory,
     PackageImportFactory,
     PredictionFactory,
     PreparationFactory,
@@ -185,6 +188,9 @@ def world(team: Team, settings: Any) -> SimpleNamespace:
         package=package_import.package,
         package_import=package_import,
         prediction=PredictionFactory(version=version),
+        batch=BatchFactory(condition=condition, name="Secret night"),
+        experiment=ExperimentFactory(challenger=version),
+        alert=MonitoringAlertFactory(condition=condition, version=version),
         speed_test=SpeedTestFactory(),
         preset=SavedPresetFactory(team=team),
     )

@@ -1,7 +1,7 @@
 """Rows for tests. A version made here has no files; `tests.inference.versions` makes one that really answers."""
 
 import json
-from datetime import timedelta
+from datetime import date, timedelta
 
 import factory
 from django.contrib.auth import get_user_model
@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from datasets.cache import FORMAT
 from datasets.models import Dataset, DatasetImage, Finding, Preparation, Scan, Upload
-from inference.models import EvaluationRun, Prediction
+from inference.models import Batch, EvaluationRun, Experiment, MonitoringAlert, Prediction
 from registry.models import ModelVersion, PackageImport, ReceivedPackage, ScheduledActivation, ThresholdSet
 from training.configurations import PRESETS
 from training.models import EpochMetric, SavedPreset, Search, SpeedTest, TrainingRun
@@ -274,6 +274,25 @@ class EvaluationRunFactory(factory.django.DjangoModelFactory):
     dataset = factory.SubFactory(DatasetFactory)
 
 
+class ExperimentFactory(factory.django.DjangoModelFactory):
+    """One that has ended; `challenger` alone may be given, the champion and the condition are then its own."""
+
+    class Meta:
+        model = Experiment
+
+    challenger = factory.SubFactory(ModelVersionFactory)
+    champion = factory.SelfAttribute("challenger")
+    condition = factory.SelfAttribute("challenger.condition")
+    kind = "shadow"
+    share = 100
+    salt = "s" * 64
+    epoch = 1
+    reason = "try it"
+    state = "stopped"
+    ended_at = factory.LazyFunction(timezone.now)
+    ended_reason = "enough seen"
+
+
 class PredictionFactory(factory.django.DjangoModelFactory):
     class Meta:
         model = Prediction
@@ -287,3 +306,23 @@ class PredictionFactory(factory.django.DjangoModelFactory):
     file_format = "PNG"
     latency_ms = 12.0
     request_id = "r" * 32
+
+
+class BatchFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = Batch
+
+    condition = factory.SubFactory(ConditionFactory)
+    state = Job.State.SUCCEEDED
+
+
+class MonitoringAlertFactory(factory.django.DjangoModelFactory):
+    class Meta:
+        model = MonitoringAlert
+
+    condition = factory.SubFactory(ConditionFactory)
+    week = factory.LazyFunction(lambda: date(2030, 1, 7))
+    measure = "errors"
+    value = 0.5
+    limit = 0.02
+    text = "Half of the requests failed."

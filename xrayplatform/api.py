@@ -28,8 +28,14 @@ from datasets.api import (
     ScanViewSet,
     UploadViewSet,
 )
+from inference import serving_status
 from inference.api import PredictionViewSet
+from inference.batch_api import BatchViewSet
 from inference.evaluation_api import EvaluatedImagesViewSet, EvaluationRunViewSet
+from inference.experiment_api import ExperimentViewSet
+from inference.export_api import PredictionExportViewSet
+from inference.monitoring_api import CorrectionViewSet, MonitoringAlertViewSet, MonitoringViewSet
+from inference.policy_api import PolicyViewSet
 from registry.api import EvaluationViewSet, ModelVersionViewSet
 from registry.exporting import REFUSALS, take_condition_along
 from registry.models import IntegrityCheck, models_are_missing
@@ -115,10 +121,11 @@ class SystemSerializer(serializers.Serializer):
         help_text="there are versions, but the folder of their files is not there"
     )
     damaged_versions = serializers.ListField(child=serializers.DictField(), help_text="whose files are not whole")
+    serving = serializers.DictField(help_text="processes and their versions, who waits, what is kept")
 
 
 class SystemViewSet(ViewSet):
-    """Disk, memory, CPU, GPU and the queues."""
+    """Disk, memory, CPU, GPU, the queues, and what serves models."""
 
     permissions = {"list": "xrayplatform.view_system"}
 
@@ -129,7 +136,9 @@ class SystemViewSet(ViewSet):
             for check in IntegrityCheck.objects.visible_to(request.user).damaged()
         ]
         status = {"resources": system.resources().to_json(), "queues": system.queue_status()}
-        return Response({**status, "models_missing": models_are_missing(), "damaged_versions": damaged})
+        serving = serving_status.status(request.user).to_json()
+        missing = models_are_missing()
+        return Response({**status, "models_missing": missing, "damaged_versions": damaged, "serving": serving})
 
 
 class NotificationSerializer(serializers.ModelSerializer):
@@ -216,6 +225,8 @@ class TokenViewSet(ViewSet):
 
 router = DefaultRouter()
 router.include_root_view = False
+# No second address (`runs.json`) for everything: actions do not know what to do with it.
+router.include_format_suffixes = False
 router.register("conditions", ConditionViewSet, "condition")
 router.register("datasets", DatasetViewSet, "dataset")
 router.register("datasets", TrainedDatasetViewSet, "traineddataset")
@@ -234,8 +245,15 @@ router.register("versions", ModelVersionViewSet, "version")
 router.register("packages", PackageImportViewSet, "package")
 router.register("evaluations", EvaluationViewSet, "evaluation")
 router.register("predictions", PredictionViewSet, "prediction")
+router.register("predictions", PredictionExportViewSet, "predictionexport")
+router.register("batches", BatchViewSet, "batch")
 router.register("evaluation-runs", EvaluationRunViewSet, "evaluationrun")
 router.register("evaluated-images", EvaluatedImagesViewSet, "evaluatedimages")
+router.register("experiments", ExperimentViewSet, "experiment")
+router.register("monitoring", MonitoringViewSet, "monitoring")
+router.register("alerts", MonitoringAlertViewSet, "alert")
+router.register("corrections", CorrectionViewSet, "correction")
+router.register("policies", PolicyViewSet, "policy")
 router.register("deployments", DeploymentViewSet, "deployment")
 router.register("scheduled-activations", ScheduledActivationViewSet, "scheduledactivation")
 router.register("system", SystemViewSet, "system")

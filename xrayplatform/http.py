@@ -26,6 +26,8 @@ from .jobs import JobError
 GetResponse = Callable[[HttpRequest], HttpResponse]
 TOUCH_SESSION_EVERY_SECONDS = 60
 MB = 1024 * 1024
+# Where programs ask, who are answered with problem details and not with pages.
+PROGRAMS = ("/api/", "/dicomweb/")
 
 
 class HtmxHttpRequest(HttpRequest):
@@ -77,14 +79,14 @@ def too_large(request: HttpRequest) -> HttpResponse:
         f"administrator to raise {name}."
     )
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    if request.path.startswith("/api/"):
+    if request.path.startswith(PROGRAMS):
         return problem_response(status, detail)
     return render(request, "error.html", {"title": "The upload is too large", "detail": detail}, status=status)
 
 
 def refused_address(request: HttpRequest) -> HttpResponse:
     detail = "The address holds a character (NUL) that no name here can have. Correct it."
-    if request.path.startswith("/api/"):
+    if request.path.startswith(PROGRAMS):
         return problem_response(HTTPStatus.BAD_REQUEST, detail)
     return render(request, "error.html", {"title": "Bad address", "detail": detail}, status=HTTPStatus.BAD_REQUEST)
 
@@ -101,7 +103,7 @@ class RequestContextMiddleware:
             audit.Context(
                 address=request.META.get("REMOTE_ADDR", ""),
                 request_id=request_id,
-                channel="api" if request.path.startswith("/api/") else "web",
+                channel="api" if request.path.startswith(PROGRAMS) else "web",
             )
         )
         try:
@@ -186,15 +188,37 @@ class NewestFirstPagination(CursorPagination):
 
 
 class Conflict(exceptions.APIException):
-    """The request is well-formed, but the object is not in a state that allows it."""
+    """The request is well-formed, but the object is not in a state that allows it.
 
+    wait: after how many seconds it may be, where somebody knows.
+    """
+
+    wait: int | None = None
     status_code = HTTPStatus.CONFLICT
     default_code = "conflict"
 
 
+class Unprocessable(exceptions.APIException):
+    """The request was understood and cannot be done. code, members: what the problem details say besides."""
+
+    status_code = HTTPStatus.UNPROCESSABLE_ENTITY
+    default_code = "unprocessable"
+
+    def __init__(self, detail: str, *, code: str, **members: Any) -> None:
+        super().__init__(detail, code)
+        self.members = {"code": code, **members}
+
+
 class Unavailable(exceptions.APIException):
+    """The request was right and may be sent again. retry_after: after how many seconds, when somebody knows."""
+
     status_code = HTTPStatus.SERVICE_UNAVAILABLE
     default_code = "unavailable"
+
+    def __init__(self, detail: str, *, retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        # The framework's own handler makes the header Retry-After of it.
+        self.wait = retry_after
 
 
 def problem_details(error: Exception, context: dict[str, Any]) -> Response | None:
@@ -211,7 +235,8 @@ def problem_details(error: Exception, context: dict[str, Any]) -> Response | Non
     if isinstance(error, PermissionDenied | exceptions.PermissionDenied):
         record_refusal(request)
     fields = response.data if isinstance(error, exceptions.ValidationError) else None
-    response.data = _problem(response.status_code, _detail(error, response.data), fields)
+    members = getattr(error, "members", {})
+    response.data = _problem(response.status_code, _detail(error, response.data), fields) | _encodable(members)
     response.content_type = "application/problem+json"
     return response
 

@@ -4,11 +4,12 @@ from django.db import models
 
 from .audit import AuditEntry
 from .conditions import Condition
+from .idempotency import IdempotentAnswer
 from .notifications import Notification
 from .system import WorkerSign
 from .teams import Team
 
-__all__ = ["AuditEntry", "Condition", "Notification", "SystemAccess", "Team", "WorkerSign"]
+__all__ = ["AuditEntry", "Condition", "IdempotentAnswer", "Notification", "SystemAccess", "Team", "WorkerSign"]
 
 
 class _NoRows(models.Manager):

@@ -1,5 +1,6 @@
 """All settings. Everything a site may change comes from the environment or `.env`; `.env.example` documents it."""
 
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -66,12 +67,32 @@ MAX_ARCHIVE_MB = env.int("MAX_ARCHIVE_MB", default=2048)
 UPLOAD_QUOTA_GB = env.float("UPLOAD_QUOTA_GB", default=20.0)
 # A training process that does nothing for so long is taken for stuck: it is ended and goes on from its checkpoint.
 TRAINING_STALL_MINUTES = env.float("TRAINING_STALL_MINUTES", default=20.0)
+# Compiled versions that one process keeps in memory, over all conditions; those used the longest ago go first.
+ENGINE_MODELS = env.int("ENGINE_MODELS", default=8)
+# How many radiographs one process decodes and computes at once (0: the processors shared out among the web processes),
+# with how many threads each (0: all processors), and how many may wait; others are told when to come back.
+WEB_WORKERS = env.int("WEB_WORKERS", default=2)
+WEB_THREADS = env.int("WEB_THREADS", default=24)
+ENGINE_AT_ONCE = env.int("ENGINE_AT_ONCE", default=0) or max(1, len(os.sched_getaffinity(0)) // WEB_WORKERS)
+ENGINE_THREADS = env.int("ENGINE_THREADS", default=0)
+# bf16 or f16 only where a check on a version's own images has shown that it keeps the answers.
+ENGINE_PRECISION = env.str("ENGINE_PRECISION", default="f32")
+ENGINE_WAITING = env.int("ENGINE_WAITING", default=20)
 # What packages of model versions say they come from, and the private key that signs them; without a path it is made
 # at first use below MODEL_ROOT.
 SITE_NAME = env.str("SITE_NAME", default="")
 SIGNING_KEY = env.str("SIGNING_KEY", default="")
 # Networks of the hospital's own that webhooks may call (10.20.0.0/16); without any only public addresses.
 WEBHOOK_PRIVATE_NETWORKS = env.list("WEBHOOK_PRIVATE_NETWORKS", default=[])
+# Where `dicom_receiver` listens for images and under which title, and who may send: TITLE@network, as in
+# PACS@10.1.2.0/24. Nobody may when the list is empty.
+DICOM_AE_TITLE = env.str("DICOM_AE_TITLE", default="XRAYPLATFORM")
+DICOM_HOST = env.str("DICOM_HOST", default="127.0.0.1")
+DICOM_PORT = env.int("DICOM_PORT", default=11112)
+DICOM_CALLERS = env.list("DICOM_CALLERS", default=[])
+# How long a received image is kept, with its header, that had no route or no answer or whose results did not arrive,
+# so that somebody can help by hand. Others are deleted as soon as their results are delivered.
+DICOM_KEEP_DAYS = env.float("DICOM_KEEP_DAYS", default=7.0)
 # Nobody puts in service what they trained or imported themselves. What nobody is known to have made (on the command
 # line, without --user) one model manager approves and another puts in service.
 TWO_PERSON_RULE = env.bool("TWO_PERSON_RULE", default=False)
@@ -79,6 +100,8 @@ TWO_PERSON_RULE = env.bool("TWO_PERSON_RULE", default=False)
 REQUIRE_APPROVAL = env.bool("REQUIRE_APPROVAL", default=False)
 # Backups of versions that were in service, of each condition; the newest are kept.
 MODEL_BACKUPS_KEPT = env.int("MODEL_BACKUPS_KEPT", default=5)
+# How long analysed radiographs are kept, without their headers, to be shown again and learned from; 0: not at all.
+KEEP_RADIOGRAPHS_DAYS = env.int("KEEP_RADIOGRAPHS_DAYS", default=90)
 SESSION_IDLE_MINUTES = env.int("SESSION_IDLE_MINUTES", default=15)
 # The address that users type, for links in mails.
 SITE_URL = env.str("SITE_URL", default="")
@@ -240,6 +263,10 @@ SPECTACULAR_SETTINGS = {
         "SearchMode": "training.models.Search.Mode",
         "ArchitectureId": "training.ml.architectures.ARCHITECTURES",
         "DecisionAction": "datasets.models.Decision.Action",
+        "EvaluationKind": "registry.models.Evaluation.Kind",
+        "ExperimentKind": "inference.models.Experiment.Kind",
+        "OnCheck": ["warn", "refuse"],
+        "ExperimentState": "inference.models.Experiment.State",
     },
 }
 

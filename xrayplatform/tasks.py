@@ -6,6 +6,7 @@ from collections.abc import Callable
 from django.utils import timezone
 
 from . import jobs, system, watchdog
+from .idempotency import IdempotentAnswer
 from .notifications import Notification, send_mail_about
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ def every_minute() -> None:
     jobs.resend_lost()
     if timezone.now().minute == 0:
         jobs.sweep()
+        IdempotentAnswer.objects.forget()
     watchdog.ask_for_sign("train")
     for work in EACH_MINUTE:
         try:

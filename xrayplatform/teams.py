@@ -38,12 +38,20 @@ VIEW = [
     "registry.view_deletedversion",
     "inference.view_prediction",
     "inference.view_evaluationrun",
+    "inference.view_verdict",
+    "inference.view_batch",
+    "inference.view_experiment",
+    "inference.view_unanswered",
+    "inference.view_servingpolicy",
+    "inference.view_monitoringalert",
 ]
+# Analysing radiographs, one or many, and saying what readers think of the answers.
+READ = ["inference.add_prediction", "inference.add_batch", "inference.add_verdict"]
 SYSTEM = ["xrayplatform.view_system"]
 
 # A role is a Django group; `sync_roles` gives it exactly these permissions. What is not listed is denied.
 ROLES: dict[str, list[str]] = {
-    "clinician": [*VIEW, "datasets.flag_datasetimage", "training.add_runnote", "inference.add_prediction"],
+    "clinician": [*VIEW, "datasets.flag_datasetimage", "training.add_runnote", *READ],
     "data scientist": [
         *VIEW,
         *SYSTEM,
@@ -74,6 +82,10 @@ ROLES: dict[str, list[str]] = {
         "registry.label_modelversion",
         "registry.export_modelversion",
         "registry.add_packageimport",
+        "inference.add_experiment",
+        "inference.change_experiment",
+        "inference.change_servingpolicy",
+        "inference.change_monitoringalert",
         "xrayplatform.add_condition",
         "registry.add_thresholdset",
         "inference.add_evaluationrun",
@@ -98,6 +110,16 @@ ROLES: dict[str, list[str]] = {
         "registry.view_trustedorigin",
         "registry.add_trustedorigin",
         "registry.change_trustedorigin",
+        "inference.view_dicomroute",
+        "inference.add_dicomroute",
+        "inference.change_dicomroute",
+        "inference.delete_dicomroute",
+        "inference.view_dicomdestination",
+        "inference.add_dicomdestination",
+        "inference.change_dicomdestination",
+        "inference.delete_dicomdestination",
+        "inference.view_receivedobject",
+        "inference.view_dicomdelivery",
         "datasets.change_dataset",
         "training.add_runnote",
         "datasets.remove_pixels",
@@ -111,6 +133,8 @@ ROLES: dict[str, list[str]] = {
         "knox.view_authtoken",
         "knox.delete_authtoken",
     ],
+    # For the account of a modality or an archive that stores objects over DICOMweb; it sees nothing.
+    "imaging device": ["inference.add_receivedobject"],
     "auditor": [*VIEW, *SYSTEM, "xrayplatform.view_auditentry"],
     # Beside another role, for those few who may also delete versions; every other role may do all but that.
     "version remover": [*VIEW, "registry.delete_modelversion"],

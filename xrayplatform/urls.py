@@ -6,6 +6,8 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from inference.stow_view import StowView
+
 from . import views
 from .api import router
 
@@ -38,6 +40,9 @@ urlpatterns = [
     path("admin/login/", login_not_required(to_login)),
     path("admin/", admin.site.urls),
     path("api/v1/", include((router.urls, "api"))),
+    # Where DICOMweb clients expect it: without a slash at the end.
+    path("dicomweb/studies", StowView.as_view(), name="stow-studies"),
+    path("dicomweb/studies/<str:study_uid>", StowView.as_view(), name="stow-study"),
     path("api/schema/", SpectacularAPIView.as_view(), name="api-schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="api-schema"), name="api-docs"),
 ]

@@ -3,16 +3,11 @@
 from typing import Any
 
 import django_filters
-from django.conf import settings
-from django.core.exceptions import TooManyFilesSent
 from django.db import transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest
-from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
-from rest_framework.authentication import SessionAuthentication
 from rest_framework.decorators import action
 from rest_framework.exceptions import ValidationError
 from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
@@ -25,8 +20,9 @@ from xrayplatform.teams import Team
 
 from ..models import Dataset, Upload
 from ..models.upload import why_closed
-from ..receiving import receiving, require_room
+from ..receiving import require_room
 from ..serializers import JOB_FIELDS
+from .receiving import ReceivingMixin
 
 
 class UploadSerializer(serializers.ModelSerializer):
@@ -69,7 +65,7 @@ class UploadFilter(django_filters.FilterSet):
         fields = ["dataset", "state"]
 
 
-class UploadViewSet(ReadOnlyModelViewSet):
+class UploadViewSet(ReceivingMixin, ReadOnlyModelViewSet):
     """Images sent for datasets."""
 
     queryset = Upload.objects.none()
@@ -86,32 +82,6 @@ class UploadViewSet(ReadOnlyModelViewSet):
 
     def get_queryset(self) -> QuerySet:
         return Upload.objects.visible_to(self.request.user)
-
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        with receiving(request) as self.inbox:
-            return super().dispatch(request, *args, **kwargs)
-
-    def perform_authentication(self, request: Request) -> None:
-        """A session's token may stand in the body, which is read to look for it: first, whether there is any point."""
-        user = _session_user(request)
-        if user:
-            known = Request(request._request, authenticators=[])
-            known.user = user
-            try:
-                self.check_permissions(known)
-                if self.action == "create":
-                    require_room(request._request)
-            except Exception:
-                # Whom the audit log is to name; asking would read the body.
-                request.user = user
-                raise
-        super().perform_authentication(request)
-
-    def handle_exception(self, error: Exception) -> Response:
-        if isinstance(error, TooManyFilesSent):
-            most = f"At most {settings.DATA_UPLOAD_MAX_NUMBER_FILES:,} files at once; send more as a zip."
-            error = ValidationError({"files": [most]})
-        return super().handle_exception(error)
 
     @extend_schema(request={"multipart/form-data": UploadCreateSerializer}, responses={202: UploadSerializer})
     def create(self, request: Request) -> Response:
@@ -150,14 +120,3 @@ class UploadViewSet(ReadOnlyModelViewSet):
         job = self.get_object()
         job.request_cancel(request.user)
         return Response(UploadSerializer(job).data)
-
-
-def _session_user(request: Request) -> Any:
-    """Who is logged in, when the session decides and nothing before it, such as an API token, does; else None."""
-    for authenticator in request.authenticators or ():
-        if isinstance(authenticator, SessionAuthentication):
-            user = request._request.user
-            return user if user.is_authenticated and user.is_active else None
-        if authenticator.authenticate(request):
-            return None
-    return None

@@ -1,4 +1,4 @@
-"""The dashboard's view of the predictions."""
+"""The dashboard's view of the predictions, and System Status's of what serves them."""
 
 from collections.abc import Iterable
 from statistics import median
@@ -10,6 +10,7 @@ from django.db.models.functions import RowNumber
 from django.utils import timezone
 
 from inference.models import Prediction
+from inference.serving_status import status
 
 register = template.Library()
 
@@ -28,6 +29,12 @@ def predictions_panel(context: template.Context) -> dict[str, Any]:
     }
 
 
+@register.inclusion_tag("inference/_serving_status.html", takes_context=True)
+def serving_status(context: template.Context) -> dict[str, Any]:
+    """Which processes answer with which version, who waits, and what is kept."""
+    return {"status": status(context["request"].user)}
+
+
 @register.simple_tag(takes_context=True)
 def any_predicted(context: template.Context) -> bool:
     return Prediction.objects.visible_to(context["request"].user).exists()
@@ -37,7 +44,8 @@ def any_predicted(context: template.Context) -> bool:
 def median_latencies(versions: Iterable[Any]) -> dict[int, float]:
     """Milliseconds of the last answers of each version, from the file to the stored answer; of those that answered."""
     newest = Window(RowNumber(), partition_by=F("version"), order_by=F("created_at").desc())
-    rows = Prediction.objects.filter(version__in=list(versions)).annotate(place=newest).filter(place__lte=TIMED)
+    shown = Prediction.objects.shown().filter(version__in=list(versions))
+    rows = shown.annotate(place=newest).filter(place__lte=TIMED)
     times: dict[int, list[float]] = {}
     for version, latency in rows.order_by().values_list("version", "latency_ms"):
         times.setdefault(version, []).append(latency)

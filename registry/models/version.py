@@ -450,12 +450,16 @@ class ModelVersion(Immutable):
         require_two_persons(self, by, way_back=way_back)
         self.require_state(way_back=way_back)
         try:
-            check = self.verify(by=by)
-            if check.is_damaged:
-                raise ActivationError(check.message)
-            self._prove()
+            self.require_whole(by=by)
         except ActivationError as error:
             raise ActivationError(f"{self} was not activated: {error} The version in service stays.") from error
+
+    def require_whole(self, *, by: Any) -> None:
+        """Raise ActivationError unless its files are what was registered and it answers as it did when it was saved."""
+        check = self.verify(by=by)
+        if check.is_damaged:
+            raise ActivationError(check.message)
+        self._prove()
 
     def activate(
         self,

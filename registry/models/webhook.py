@@ -32,6 +32,7 @@ class Event(models.TextChoices):
     ACTIVATED = "version.activated", "Version put in service"
     ROLLED_BACK = "version.rolled_back", "Rolled back"
     DAMAGED = "version.damaged", "Files of a version damaged"
+    ALERT = "monitoring.alert", "A figure in use beyond its limit"
 
 
 TEST = "webhook.test"

@@ -129,7 +129,7 @@ def analyse(page: Page, instance: Instance) -> None:
     image = sorted((instance.datasets / DATASET / "test/PNEUMONIA").iterdir())[0]
     page.get_by_label("Radiograph").set_input_files(image)
     page.get_by_role("button", name="Analyse").click()
-    page.locator("img[src^='data:']").wait_for()
+    page.locator("#viewer image").first.wait_for()
 
 
 def picture(page: Any, path: Path, *, whole: bool) -> None:

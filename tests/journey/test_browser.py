@@ -99,9 +99,9 @@ def test_from_scan_to_prediction(instance: Instance, page: Any) -> None:
     page.get_by_role("button", name=re.compile("Analyse")).click()
     page.get_by_text("Research use only").first.wait_for()
     assert page.get_by_text(re.compile(r"v1|version 1", re.I)).first.is_visible()
-    assert page.locator("img[src^='data:image/png']").first.is_visible()
-    accessible(page)
     page.wait_for_url(re.compile(r"/analysis/[0-9a-f-]{36}/"))
+    assert page.locator("#viewer image").first.is_visible()
+    accessible(page)
     page.reload()
     assert page.get_by_text("Research use only").first.is_visible()
 

@@ -40,7 +40,8 @@ PLAN = {"reason": "x", "at": "2100-01-01T00:00:00Z"}
 POINT = {"criterion": "by hand", "threshold": "0.4", "reason": "x"}
 RUN = {"dataset": "{dataset}", "architecture": "Custom_CNN", "configuration": "quick"}
 TEAM_OBJECTS = {"condition", "dataset", "image", "finding", "preparation", "upload", "run", "version", "prediction"}
-TEAM_OBJECTS |= {"preset", "search", "evaluation", "evaluation_run", "scheduled", "package_import"}
+TEAM_OBJECTS |= {"experiment", "batch"}
+TEAM_OBJECTS |= {"preset", "search", "evaluation", "evaluation_run", "scheduled", "package_import", "alert"}
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,24 @@ PAGES = [
     Row("POST", "inference:prediction-create", ["clinician"], 400),
     Row("GET", "inference:prediction-list", ROLES),
     Row("GET", "inference:prediction-detail", ROLES, 200, "prediction"),
+    # 404: let in, but neither the picture nor the maps of this prediction are there.
+    Row("GET", "inference:prediction-image", ROLES, 404, "prediction"),
+    Row("GET", "inference:prediction-map", ROLES, 404, "prediction"),
+    Row("POST", "inference:verdict-create", ["clinician"], 302, "prediction", {"verdict": "agree"}),
+    Row("GET", "inference:prediction-fhir", ROLES, 200, "prediction"),
+    # 302: let in, but this was no DICOM image.
+    Row("GET", "inference:prediction-report", ROLES, 302, "prediction"),
+    Row("POST", "inference:prediction-report", ROLES, 302, "prediction"),
+    Row("GET", "inference:prediction-capture", ROLES, 302, "prediction"),
+    Row("POST", "inference:prediction-capture", ROLES, 302, "prediction"),
+    Row("GET", "inference:batch-list", ROLES),
+    Row("GET", "inference:batch-create", ["clinician"]),
+    Row("POST", "inference:batch-create", ["clinician"], 400),
+    Row("GET", "inference:batch-detail", ROLES, 200, "batch"),
+    Row("GET", "inference:batch-csv", ROLES, 200, "batch"),
+    Row("GET", "inference:batch-json", ROLES, 200, "batch"),
+    Row("POST", "inference:batch-cancel", ["clinician"], 302, "batch"),
+    Row("POST", "inference:batch-go-on", ["clinician"], 302, "batch"),
     Row("GET", "inference:evaluation-run-create", WEIGHERS),
     Row("POST", "inference:evaluation-run-create", WEIGHERS, 400),
     # 302: let in, but no version was named.
@@ -184,10 +203,23 @@ PAGES = [
     Row("POST", "inference:evaluation-run-several", WEIGHERS, 302),
     Row("GET", "inference:evaluation-run-detail", ROLES, 200, "evaluation_run"),
     Row("POST", "inference:evaluation-run-cancel", WEIGHERS, 302, "evaluation_run"),
+    Row("GET", "inference:policy-edit", ROLES, 200, "condition"),
+    Row("POST", "inference:policy-edit", ["model manager"], 400, "condition"),
+    Row("GET", "inference:monitoring", ROLES),
+    Row("POST", "inference:alert-acknowledge", ["model manager"], 302, "alert", {"comment": "x"}),
+    Row("GET", "inference:correction-create", SCIENTIST),
+    # 400: let in, but no condition was named.
+    Row("POST", "inference:correction-create", SCIENTIST, 400),
     Row("GET", "inference:evaluation-images", ROLES, 200, "evaluation"),
     # 404: let in, but the images of this evaluation are not there.
     Row("GET", "inference:evaluation-map", ROLES, 404, "evaluation", extra=(0,)),
     Row("POST", "inference:evaluation-flag", FLAGGERS, 404, "evaluation", {"action": "flag"}, (0,)),
+    Row("GET", "inference:experiment-list", ROLES),
+    Row("GET", "inference:experiment-create", ["model manager"]),
+    Row("POST", "inference:experiment-create", ["model manager"], 400),
+    Row("GET", "inference:experiment-detail", ROLES, 200, "experiment"),
+    Row("POST", "inference:experiment-stop", ["model manager"], 302, "experiment"),
+    Row("POST", "inference:experiment-promote", ["model manager"], 302, "experiment"),
 ]
 API = [
     Row("GET", "api:condition-list", ROLES),
@@ -304,6 +336,25 @@ API = [
     Row("GET", "api:prediction-list", ROLES),
     Row("POST", "api:prediction-list", ["clinician"], 400),
     Row("GET", "api:prediction-detail", ROLES, 200, "prediction"),
+    Row("GET", "api:prediction-experiment", ["auditor"], 200, "prediction"),
+    Row("GET", "api:prediction-verdicts", ROLES, 200, "prediction"),
+    Row("POST", "api:prediction-verdicts", ["clinician"], 201, "prediction", {"agrees": "true"}),
+    Row("GET", "api:predictionexport-fhir", ROLES, 200, "prediction"),
+    # 409: let in, but this was no DICOM image; 400: let in, but none was sent.
+    Row("GET", "api:predictionexport-sr", ROLES, 409, "prediction"),
+    Row("POST", "api:predictionexport-sr", ROLES, 400, "prediction"),
+    Row("GET", "api:predictionexport-sc", ROLES, 409, "prediction"),
+    Row("POST", "api:predictionexport-sc", ROLES, 400, "prediction"),
+    # 404: let in, but the version of this prediction has no maps.
+    Row("GET", "api:prediction-map", ROLES, 404, "prediction"),
+    Row("GET", "api:batch-list", ROLES),
+    Row("POST", "api:batch-list", ["clinician"], 400),
+    Row("GET", "api:batch-detail", ROLES, 200, "batch"),
+    Row("GET", "api:batch-items", ROLES, 200, "batch"),
+    Row("GET", "api:batch-results", ROLES, 200, "batch"),
+    Row("POST", "api:batch-cancel", ["clinician"], 200, "batch"),
+    # 409: let in, but this batch has not failed.
+    Row("POST", "api:batch-go-on", ["clinician"], 409, "batch"),
     Row("GET", "api:evaluationrun-list", ROLES),
     Row("POST", "api:evaluationrun-list", WEIGHERS, 400),
     Row("GET", "api:evaluationrun-detail", ROLES, 200, "evaluation_run"),
@@ -312,6 +363,21 @@ API = [
     # 400: let in, but no image was named.
     Row("GET", "api:evaluatedimages-map", ROLES, 400, "evaluation"),
     Row("POST", "api:evaluatedimages-flag", FLAGGERS, 400, "evaluation"),
+    Row("GET", "api:policy-detail", ROLES, 200, "condition"),
+    Row("PATCH", "api:policy-detail", ["model manager"], 200, "condition"),
+    Row("GET", "api:experiment-list", ROLES),
+    Row("POST", "api:experiment-list", ["model manager"], 400),
+    Row("GET", "api:experiment-detail", ROLES, 200, "experiment"),
+    # 409: let in, but this experiment has ended.
+    Row("POST", "api:experiment-stop", ["model manager"], 409, "experiment", {"reason": "x"}),
+    Row("POST", "api:experiment-promote", ["model manager"], 409, "experiment", {"reason": "x"}),
+    # 400: let in, but no condition was named.
+    Row("GET", "api:monitoring-list", ROLES, 400),
+    Row("GET", "api:alert-list", ROLES),
+    Row("GET", "api:alert-detail", ROLES, 200, "alert"),
+    Row("POST", "api:alert-acknowledge", ["model manager"], 200, "alert", {"comment": "x"}),
+    Row("GET", "api:correction-list", SCIENTIST, 400),
+    Row("POST", "api:correction-list", SCIENTIST, 400),
     Row("GET", "api:system-list", SYSTEM),
     Row("GET", "api:notification-list", USERS),
     Row("POST", "api:notification-read", USERS),
@@ -322,9 +388,12 @@ API = [
 ]
 # Open to everybody, each with its own test below.
 OPEN = {"xrayplatform:login", "xrayplatform:logout", "xrayplatform:health", "api:token-list", "admin-login"}
+# For accounts of devices, by token alone: tests/inference/test_stow_view.py.
+OPEN |= {"stow-studies", "stow-study"}
 # fmt: on
 ROWS = [*PAGES, *API]
-OF_TEAM = [row for row in ROWS if row.of in TEAM_OBJECTS]
+# Charlie is no auditor; what only auditors see has tests of its own.
+OF_TEAM = [row for row in ROWS if row.of in TEAM_OBJECTS and row.roles != ["auditor"]]
 
 
 def routes(patterns: list[Any] | None = None, namespace: str = "") -> list[tuple[str, URLPattern]]:
@@ -382,7 +451,7 @@ def _body(data: dict[str, Any], row: Row) -> dict[str, Any]:
     if row.method == "GET":
         return {}
     encoded = "&".join(f"{name}={value}" for name, value in data.items())
-    if row.name in ("api:prediction-list", "inference:prediction-create"):
+    if row.name.startswith(("api:prediction", "inference:prediction-create")):
         return {"data": "--b--\r\n", "content_type": "multipart/form-data; boundary=b"}
     return {"data": encoded, "content_type": "application/x-www-form-urlencoded"}
 
@@ -468,7 +537,8 @@ def test_lists_do_not_name_what_belongs_to_another_team(world, charlie, client):
     audit_log = {"xrayplatform:auditentry-list", "api:auditentry-list"}
     for name in {row.name for row in ROWS if row.method == "GET" and not row.of} - audit_log:
         content = client.get(reverse(name)).content.decode()
-        for secret in (world.dataset.name, f"{world.condition.slug} v", str(world.prediction.pk), world.team.name):
+        secrets = [world.dataset.name, f"{world.condition.slug} v", str(world.prediction.pk), world.team.name]
+        for secret in [*secrets, world.batch.name]:
             assert secret not in content, name
 
 

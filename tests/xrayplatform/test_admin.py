@@ -8,6 +8,18 @@ from django.urls import reverse
 from django.utils import timezone
 from knox.models import AuthToken
 
+from inference.models import (
+    DicomDestination,
+    DicomRoute,
+    LowerPrecision,
+    MonitoringAlert,
+    ReceivedObject,
+    ServingPolicy,
+    ServingProcess,
+    ServingReference,
+    Unanswered,
+    Verdict,
+)
 from registry.models import DeletedVersion, IntegrityCheck, TrustedOrigin, VerificationRun, Webhook
 from tests.factories import ConditionFactory, UserFactory
 from training.models import TrainingQueue
@@ -23,7 +35,9 @@ HIDDEN = {
     # Shown with the import that was made of it.
     "registry.receivedpackage",
     # What somebody was told is nobody else's business.
-    "xrayplatform.notification",
+    "xrayplatform.notification", "xrayplatform.idempotentanswer",
+    # Shown with its batch.
+    "inference.batchitem",
 }  # fmt: skip
 READ_ONLY = {
     "xrayplatform.auditentry", "xrayplatform.workersign", "datasets.datasetimage", "datasets.scan",
@@ -35,9 +49,12 @@ READ_ONLY = {
     "registry.integritycheck", "registry.scheduledactivation", "registry.verificationrun", "registry.webhookdelivery",
     "registry.thresholdset", "registry.packageimport", "registry.statechange", "registry.versiontag",
     "registry.versionnote", "registry.deletedversion", "inference.prediction", "inference.evaluationrun", "auth.group",
+    "inference.receivedobject", "inference.dicomdelivery",
+    "inference.servingpolicy", "inference.servingreference", "inference.lowerprecision", "inference.servingprocess",
+    "inference.unanswered", "inference.batch", "inference.verdict", "inference.experiment", "inference.monitoringalert",
 }  # fmt: skip
 EDITABLE = {"xrayplatform.team", "xrayplatform.condition", "datasets.dataset", "auth.user", "knox.authtoken"}
-EDITABLE |= {"registry.trustedorigin", "registry.webhook"}
+EDITABLE |= {"registry.trustedorigin", "registry.webhook", "inference.dicomroute", "inference.dicomdestination"}
 
 
 def label(model):
@@ -69,6 +86,19 @@ def rows(world, alice):
     IntegrityCheck.objects.note(world.version, None)
     VerificationRun.objects.create()
     Webhook.objects.create(name="PACS", url="https://pacs.example/", secret="s" * 16, events=[]).enqueue("x.y", {})
+    DicomRoute.objects.create(condition=world.condition)
+    received = ReceivedObject.objects.create(sop_uid="1.2", study_uid="1.3", source="ROOM1", condition=world.condition)
+    archive = DicomDestination.objects.create(name="PACS", kind="stow", url="https://pacs.example/")
+    received.deliveries.create(destination=archive, what="report", next_at=timezone.now())
+    ServingPolicy.objects.create(condition=world.condition)
+    ServingReference.objects.create(version=world.version)
+    LowerPrecision.objects.create(version=world.version, precision="bf16", tolerance=0.01)
+    ServingProcess.objects.create(host="web", pid=1, condition=world.condition, version=world.version, epoch=1)
+    Unanswered.objects.create(condition=world.condition, kind="busy", text="Busy.", channel="web")
+    Verdict.objects.create(prediction=world.prediction, agrees=True, label="PNEUMONIA", by=alice)
+    MonitoringAlert.objects.create(
+        condition=world.condition, week=timezone.now().date(), measure="errors", value=0.5, limit=0.1, text="Too many."
+    )
     world.run.notes.create(author=alice, text="Looks fine.")
     TrainingQueue.current()
     WorkerSign.leave("train")

@@ -55,3 +55,8 @@ def test_nul_in_a_user_name_is_a_failed_login_like_any_other(client, db):
 def test_a_page_number_that_is_none_shows_a_page(anyone, admin_client, page):
     for address in ("/training/", "/models/", "/analysis/history/", "/audit/"):
         assert admin_client.get(address, {"page": page}).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["runs", "predictions", "batches", "datasets/scan"])
+def test_an_address_with_an_ending_is_none(anyone, name):
+    assert anyone.post(f"/api/v1/{name}.json", {}).status_code == 404

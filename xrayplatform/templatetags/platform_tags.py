@@ -13,7 +13,7 @@ register = template.Library()
 MISSING = "not available"
 MINUTE, HOUR, DAY = 60, 3600, 86400
 # Pages of an app that the navigation names besides the app.
-OWN_LINKS = {"registry:version-compare"}
+OWN_LINKS = {"registry:version-compare", "inference:monitoring", "inference:correction-create"}
 
 
 @register.filter

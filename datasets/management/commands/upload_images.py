@@ -1,9 +1,7 @@
 """`manage.py upload_images DATASET PATH...`: add images to a dataset folder, as the Upload page does, at once."""
 
-import os
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ from django.core.management.base import CommandError
 
 from datasets.archives import MAX_MEMBERS
 from datasets.models import Dataset, Scan, Upload
-from datasets.receiving import Inbox
+from datasets.receiving import Inbox, files_of
 from datasets.tasks import run_scan, run_upload
 from xrayplatform.commands import PlatformCommand
 from xrayplatform.jobs import JobError
@@ -79,7 +77,7 @@ class Command(PlatformCommand):
     def _submit(self, inbox: Inbox, options: dict[str, Any]) -> Upload:
         user = self.actor(options)
         target = _new_folder(options, user) if options["new"] else {"dataset": _dataset(options["dataset"], user)}
-        for number, (name, path) in enumerate(_files(options["paths"])):
+        for number, (name, path) in enumerate(files_of(options["paths"])):
             if number >= MAX_MEMBERS:
                 raise JobError(f"There are more than {MAX_MEMBERS:,} files.", "Upload them in several parts.")
             inbox.add(name, path)
@@ -125,22 +123,3 @@ def _new_folder(options: dict[str, Any], user: Any) -> dict[str, Any]:
     if user and len(teams) > 1:
         raise JobError(f"{user} is in several teams.", "Say with --team which one the dataset belongs to.")
     return {"name": options["dataset"], "team": teams.first() if user else None}
-
-
-def _files(paths: list[Path]) -> Iterator[tuple[str, Path]]:
-    """Files with their names: those in a folder with the folders below it. Links are not followed."""
-    for path in paths:
-        if path.is_dir():
-            yield from _files_below(path)
-        elif path.is_file():
-            yield path.name, path
-        else:
-            raise JobError(f"{path} is no file or folder.", "Correct the path.")
-
-
-def _files_below(folder: Path) -> Iterator[tuple[str, Path]]:
-    for above, _, names in os.walk(folder):
-        for name in sorted(names):
-            path = Path(above, name)
-            if path.is_file() and not path.is_symlink():
-                yield path.relative_to(folder).as_posix(), path

@@ -10,6 +10,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from datasets.imaging import ImageError, read_bytes
+from inference.analysing import GateRefused
 from inference.engine import EngineError
 from inference.models import NoActiveModel, Prediction, model_in_service
 from xrayplatform.commands import PlatformCommand
@@ -51,10 +52,13 @@ class Command(PlatformCommand):
 def _predict(condition: Condition, path: Path, actor: Any) -> dict[str, Any]:
     answer: dict[str, Any] = {"file": str(path), "version": None, "probabilities": None, "decision": None}
     try:
-        prediction = Prediction.objects.analyse(condition, read_bytes(path), by=actor).prediction
-    except (ImageError, EngineError) as error:
+        source = read_bytes(path)
+        way = Prediction.Channel.COMMAND
+        prediction = Prediction.objects.analyse(condition, source, by=actor, channel=way).prediction
+    except (ImageError, GateRefused, EngineError) as error:
         return answer | {"error": str(error)}
     return answer | {
+        "warnings": [verdict["text"] for verdict in prediction.gate if verdict["outcome"] in ("warn", "fail")],
         "version": prediction.version.number,
         "probabilities": prediction.probabilities,
         "decision": prediction.decision,
