@@ -21,15 +21,22 @@ from .models import (
     Verdict,
 )
 
+# Names no conditions of other teams.
+OF_CONDITION = ("condition", admin.RelatedOnlyFieldListFilter)
+
 
 @admin.register(Prediction)
 class PredictionAdmin(ReadOnlyAdmin):
     team_path = "version__condition__team"
     list_display = ["id", "version", "decision", "file_format", "latency_ms", "created_by", "created_at"]
-    list_filter = ["version__condition", "file_format"]
+    list_filter = [("version__condition", admin.RelatedOnlyFieldListFilter), "file_format"]
     search_fields = ["image_digest", "study_uid", "request_id"]
     list_select_related = ["version__condition", "created_by"]
     date_hierarchy = "created_at"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet:
+        """Nobody sees the answer of a shadow."""
+        return super().get_queryset(request).filter(shown=True)
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Prediction | None:
         prediction = super().get_object(request, object_id, from_field)
@@ -57,7 +64,7 @@ class BatchAdmin(ReadOnlyAdmin):
 
     team_path = "condition__team"
     list_display = ["id", "name", "condition", "state", "items_count", "created_by", "created_at"]
-    list_filter = ["state", "condition"]
+    list_filter = ["state", OF_CONDITION]
     search_fields = ["name"]
     list_select_related = ["condition", "created_by"]
     date_hierarchy = "created_at"
@@ -98,7 +105,7 @@ class ServingProcessAdmin(ReadOnlyAdmin):
 class UnansweredAdmin(ReadOnlyAdmin):
     team_path = "condition__team"
     list_display = ["condition", "kind", "code", "channel", "text", "created_by", "created_at"]
-    list_filter = ["kind", "channel", "condition"]
+    list_filter = ["kind", "channel", OF_CONDITION]
     search_fields = ["text", "file_digest", "request_id"]
     list_select_related = ["condition", "created_by"]
     date_hierarchy = "created_at"
@@ -108,7 +115,7 @@ class UnansweredAdmin(ReadOnlyAdmin):
 class VerdictAdmin(ReadOnlyAdmin):
     team_path = "prediction__version__condition__team"
     list_display = ["at", "prediction", "agrees", "label", "by"]
-    list_filter = ["agrees", "prediction__version__condition"]
+    list_filter = ["agrees", ("prediction__version__condition", admin.RelatedOnlyFieldListFilter)]
     list_select_related = ["prediction__version__condition", "by"]
     date_hierarchy = "at"
 
@@ -119,7 +126,7 @@ class ExperimentAdmin(ReadOnlyAdmin):
 
     team_path = "condition__team"
     list_display = ["id", "condition", "kind", "champion", "challenger", "share", "state", "created_by", "created_at"]
-    list_filter = ["state", "kind", "condition"]
+    list_filter = ["state", "kind", OF_CONDITION]
     list_select_related = ["condition", "champion__condition", "challenger__condition", "created_by"]
     date_hierarchy = "created_at"
     exclude = ["salt"]
@@ -129,6 +136,6 @@ class ExperimentAdmin(ReadOnlyAdmin):
 class MonitoringAlertAdmin(ReadOnlyAdmin):
     team_path = "condition__team"
     list_display = ["week", "condition", "version", "measure", "value", "limit", "seen_by", "created_at"]
-    list_filter = ["measure", "condition"]
+    list_filter = ["measure", OF_CONDITION]
     list_select_related = ["condition", "version__condition", "seen_by"]
     date_hierarchy = "created_at"

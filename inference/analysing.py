@@ -33,12 +33,21 @@ logger = logging.getLogger(__name__)
 
 
 class GateRefused(Exception):
-    """The radiograph is not fit for the model, and the condition's policy refuses such. `verdicts`: all of them."""
+    """The radiograph is not fit for the model, and the condition's policy refuses such.
 
-    def __init__(self, refusals: Sequence[gate.Verdict], verdicts: Sequence[gate.Verdict]) -> None:
+    verdicts: all of them. version: the one that would have answered; of an experiment the side that was drawn.
+    """
+
+    def __init__(
+        self,
+        refusals: Sequence[gate.Verdict],
+        verdicts: Sequence[gate.Verdict],
+        version: ModelVersion | None = None,
+    ) -> None:
         super().__init__(" ".join(verdict.text for verdict in refusals))
         self.code = refusals[0].check
         self.verdicts = list(verdicts)
+        self.version = version
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Asked:
 
     def unanswered(self, kind: str, error: Exception, code: str = "", **fields: Any) -> None:
         """Write down that there was no answer, with the audit entry."""
-        with transaction.atomic():
+        with WRITING.take(), transaction.atomic():
             row = Unanswered.objects.create(
                 condition=self.condition,
                 # A challenger's failure leaves nobody of the batch without an answer.
@@ -107,7 +116,7 @@ def analyse(
         asked.unanswered(Unanswered.Kind.UNREADABLE, error, error.code)
         raise
     except GateRefused as error:
-        asked.unanswered(Unanswered.Kind.REFUSED, error, error.code)
+        asked.unanswered(Unanswered.Kind.REFUSED, error, error.code, version=error.version)
         raise
     except NoActiveModel as error:
         asked.unanswered(Unanswered.Kind.NO_MODEL, error)
@@ -125,17 +134,18 @@ def _analyse(asked: Asked, source: bytes) -> Analysis:
     with TURNS.take():
         radiograph = imaging.read(source)
         routed = experiments.route(asked.condition, in_service.deployment, _subject(radiograph))
+        before = time.perf_counter() - start
         answering, seen = _seen_by(asked, in_service, routed, radiograph)
         refusals = policy.refusals(seen.verdicts)
         if refusals:
-            raise GateRefused(refusals, seen.verdicts)
+            raise GateRefused(refusals, seen.verdicts, answering.version)
     prediction = _prediction(asked, answering, seen, radiograph, start)
     radiographs.keep(source, radiograph)
     with WRITING.take(), transaction.atomic():
         prediction.save()
         audit.record("prediction.create", prediction, actor=asked.by, after={"version": str(answering.version)})
     if routed is not None:
-        shadowing.after(routed, asked, prediction, radiograph)
+        shadowing.after(routed, asked, prediction, radiograph, before)
     return Analysis(prediction, seen.pixels, _notice(in_service))
 
 
@@ -149,8 +159,7 @@ def _seen_by(
             return answering, see(answering, radiograph)
         except Exception as error:
             logger.exception("The challenger of experiment %s failed", routed.experiment.pk)
-            failed = {"experiment": routed.experiment, "variant": Prediction.Variant.CHALLENGER}
-            asked.unanswered(Unanswered.Kind.FAILED, error, version=routed.challenger, **failed)
+            shadowing.count_failure(asked, routed, Unanswered.Kind.FAILED, error)
             experiments.guard(routed.experiment)
             # Given to neither side: the champion's studies would no longer be drawn by lot.
             routed = None
@@ -178,6 +187,7 @@ def see(answering: Answering, radiograph: imaging.Radiograph) -> Seen:
         radiograph,
         pixels,
         fit=version.preprocessing["fit"],
+        cropped="crop_borders" in version.preprocessing.get("steps", ()),
         body_part=version.condition.body_part,
         usual=known.distributions,
     )
@@ -275,19 +285,20 @@ def _activation(reading: Reading) -> dict[str, Any]:
 
 
 def answer_unseen(
-    asked: Asked, routed: "experiments.Routed", shown: Prediction, radiograph: imaging.Radiograph
+    asked: Asked, routed: "experiments.Routed", shown: Prediction, radiograph: imaging.Radiograph, before: float
 ) -> Prediction:
     """Let the challenger read what the champion answered, and store its answer, which nobody is shown.
 
-    Raises EngineError.
+    before: seconds from the request until the champion began to read; the latency counts them, so that those of both
+    sides can be compared. Raises EngineError.
     """
-    start = time.perf_counter()
+    start = time.perf_counter() - before
     answering = challenger(routed)
     seen = see(answering, radiograph)
     prediction = _prediction(asked, answering, seen, radiograph, start)
     # The batch counts what is shown.
     prediction.shown, prediction.paired_with, prediction.batch = False, shown, None
-    with transaction.atomic():
+    with WRITING.take(), transaction.atomic():
         prediction.save()
         after = {"version": str(answering.version), "shadow_of": str(shown.pk)}
         audit.record("prediction.create", prediction, actor=asked.by, after=after)

@@ -86,19 +86,11 @@ class DicomDestinationAdmin(AuditedAdmin):
         form.instance.conditions.add(*others)
 
 
-class VisibleConditionFilter(admin.RelatedFieldListFilter):
-    """Names no conditions of other teams."""
-
-    def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> Any:
-        visible = Condition.objects.visible_to(request.user)
-        return field.get_choices(include_blank=False, limit_choices_to={"pk__in": visible.values("pk")})
-
-
 @admin.register(ReceivedObject)
 class ReceivedObjectAdmin(ReadOnlyAdmin):
     team_path = "condition__team"
     list_display = ["received_at", "source", "modality", "body_part", "condition", "state", "tries", "message"]
-    list_filter = ["state", "modality", ("condition", VisibleConditionFilter)]
+    list_filter = ["state", "modality", ("condition", admin.RelatedOnlyFieldListFilter)]
     search_fields = ["sop_uid", "study_uid", "source"]
     list_select_related = ["condition"]
     date_hierarchy = "received_at"

@@ -15,7 +15,7 @@ from datasets import quality
 from datasets.names import words
 from datasets.radiograph import Radiograph
 
-from .measures import Distributions, measures, without_bars
+from .measures import Distributions, measures, without_bars, without_black_edges
 from .reference import Reference
 
 Outcome = Literal["pass", "warn", "fail", "unknown"]
@@ -74,16 +74,17 @@ def look(
     pixels: NDArray[np.uint8],
     *,
     fit: str,
+    cropped: bool = False,
     body_part: str = "",
     usual: Distributions | None = None,
 ) -> Look:
     """Every check but those of the features. Takes about 2 ms.
 
-    pixels: uint8 (S, S), the network's input of this radiograph; fit: "pad" or "stretch", how it became square.
-    body_part: of the condition, "" where it has none. usual: of the version, where its own images are known: what was
-    usual among them is not called small.
+    pixels: uint8 (S, S), the network's input of this radiograph; fit: "pad" or "stretch", how it became square;
+    cropped: without its borders. body_part: of the condition, "" where it has none. usual: of the version, where its
+    own images are known: what was usual among them is not called small.
     """
-    seen = without_bars(pixels, radiograph.width, radiograph.height, fit)
+    seen = without_black_edges(pixels) if cropped else without_bars(pixels, radiograph.width, radiograph.height, fit)
     found = measures(seen, radiograph.width, radiograph.height)
     contrast = _contrast(seen)
     verdicts = (

@@ -47,6 +47,18 @@ def without_bars(pixels: Bytes, width: int, height: int, fit: str) -> Bytes:
     return np.ascontiguousarray(pixels[top : top + rows, left : left + columns])
 
 
+def without_black_edges(pixels: Bytes) -> Bytes:
+    """A network's input uint8 (S, S) without the rows and columns at its edges that are black all along.
+
+    Where borders were cropped, only the pixels tell how much of the square is picture: black borders went before, so
+    that what is black all along now was added. An input that is all black stays as it is.
+    """
+    rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+    if not len(rows):
+        return pixels
+    return np.ascontiguousarray(pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+
+
 def measures(seen: Bytes, width: int, height: int, distance: float | None = None) -> dict[str, float]:
     """The LABELS of one image, each a finite number.
 

@@ -122,20 +122,26 @@ def _row(name: str, instance: Instance, digest: str) -> ReceivedObject | None:
 
 
 def _needs(known: ReceivedObject, name: str) -> bool:
-    """Whether an instance that came again is of use: to one that had no answer, or whose results did not arrive."""
-    if known.file:
-        return known.file == name
+    """Whether a file that came again is needed; one that had no answer, or whose results did not arrive, begins again.
+
+    The file that is kept already serves as well as the new one.
+    """
+    file = known.file or name
+    if known.state == ReceivedObject.State.WAITING:
+        return file == name
     if known.state != ReceivedObject.State.ANSWERED:
-        known.begin_again(file=name, condition=None)
-        return True
+        known.begin_again(file=file, condition=None)
+        if file != name:
+            hand_over(file)
+        return file == name
     failed = list(known.deliveries.filter(state=DicomDelivery.State.FAILED))
-    if failed:
+    if failed and not known.file:
         known.file = name
         known.save(update_fields=["file"])
     for delivery in failed:
         delivery.begin_again()
         deliveries.hand_over(delivery.pk)
-    return bool(failed)
+    return bool(failed) and file == name
 
 
 def _sender(sender: str) -> tuple[str, Any]:

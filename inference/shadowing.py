@@ -41,12 +41,13 @@ STOPPED = "The process ended before the challenger could answer; it was left out
 
 @dataclass(frozen=True)
 class Wanted:
-    """One answer that a shadow is to make. shown: what the champion answered."""
+    """One answer that a shadow is to make. shown: what the champion answered. before: see `answer_unseen`."""
 
     routed: Routed
     asked: "Asked"
     shown: Prediction
     radiograph: Radiograph
+    before: float
 
     @property
     def bytes(self) -> int:
@@ -61,24 +62,25 @@ class Wanted:
         if not Experiment.objects.running().filter(pk=experiment.pk).exists():
             return
         try:
-            answer_unseen(self.asked, self.routed, self.shown, self.radiograph)
+            answer_unseen(self.asked, self.routed, self.shown, self.radiograph, self.before)
         except Exception as error:
             logger.exception("The shadow of experiment %s failed", experiment.pk)
-            self.leave_out(Unanswered.Kind.FAILED, str(error) or type(error).__name__)
+            count_failure(self.asked, self.routed, Unanswered.Kind.FAILED, error)
         guard(experiment)
 
     def leave_out(self, kind: str, text: str) -> None:
-        """Count it as not answered by the challenger. That this cannot be written is no reason to fail."""
-        try:
-            self.asked.unanswered(
-                kind,
-                RuntimeError(text),
-                version=self.routed.challenger,
-                experiment=self.routed.experiment,
-                variant=CHALLENGER,
-            )
-        except Exception:
-            logger.exception("A left out answer of experiment %s could not be counted", self.routed.experiment.pk)
+        """Count it as not answered by the challenger."""
+        count_failure(self.asked, self.routed, kind, RuntimeError(text))
+
+
+def count_failure(asked: "Asked", routed: Routed, kind: str, error: Exception) -> None:
+    """Write down that the challenger gave no answer. That this cannot be written costs nobody the champion's."""
+    told = error if str(error) else RuntimeError(type(error).__name__)
+    about = {"version": routed.challenger, "experiment": routed.experiment, "variant": CHALLENGER}
+    try:
+        asked.unanswered(kind, told, **about)
+    except Exception:
+        logger.exception("What the challenger of experiment %s did not answer was not counted", routed.experiment.pk)
 
 
 class Background:
@@ -173,14 +175,17 @@ atexit.register(BACKGROUND.stop)
 _SOMEBODY_WAITS = {Prediction.Channel.WEB, Prediction.Channel.API}
 
 
-def after(routed: Routed, asked: "Asked", shown: Prediction, radiograph: Radiograph) -> None:
-    """What an experiment has to do once an answer is stored: look at the guard rails, or let the shadow answer too."""
+def after(routed: Routed, asked: "Asked", shown: Prediction, radiograph: Radiograph, before: float) -> None:
+    """What an experiment has to do once an answer is stored: look at the guard rails, or let the shadow answer too.
+
+    before: see `answer_unseen`.
+    """
     experiment = routed.experiment
     if shown.variant == CHALLENGER:
         guard(experiment)
     if not experiment.is_shadow or shown.version_id != experiment.champion_id:
         return
-    wanted = Wanted(routed, asked, shown, radiograph)
+    wanted = Wanted(routed, asked, shown, radiograph, before)
     if asked.channel in _SOMEBODY_WAITS:
         transaction.on_commit(lambda: _later(wanted))
     else:

@@ -8,7 +8,15 @@ import pytest
 from scipy.stats import entropy, ks_2samp
 
 from datasets.imaging import to_model_input
-from inference.measures import KEPT_VALUES, LABELS, Distribution, Distributions, measures, without_bars
+from inference.measures import (
+    KEPT_VALUES,
+    LABELS,
+    Distribution,
+    Distributions,
+    measures,
+    without_bars,
+    without_black_edges,
+)
 
 
 def noise(height: int = 96, width: int = 96, seed: int = 0) -> np.ndarray:
@@ -84,3 +92,11 @@ def test_distributions_come_back_from_json():
     assert kept.measures["distance"].values == (1, 2, 3, 4) and kept.measures["mean"].count == 5
     assert kept.probabilities["PNEUMONIA"].values == (0, 0.25, 0.5, 0.75, 1)
     assert set(kept.measures) == set(found[1])
+
+
+def test_bars_beside_a_picture_whose_borders_were_cropped_are_told_by_their_blackness():
+    square = np.zeros((64, 64), np.uint8)
+    square[:, 12:52] = 90
+    square[30, 30] = 0
+    assert without_black_edges(square).shape == (64, 40)
+    assert without_black_edges(np.zeros((64, 64), np.uint8)).shape == (64, 64)

@@ -99,7 +99,7 @@ def test_the_answer_of_an_older_version_that_stepped_in_has_no_shadow(chest, sha
     older = ModelVersion.objects.get(pk=shadow.challenger.pk)
     routed = SimpleNamespace(experiment=shadow, challenger=shadow.challenger, answers=False)
     shown = SimpleNamespace(variant=CHAMPION, version_id=older.pk)
-    shadowing.after(routed, SimpleNamespace(channel=COMMAND), shown, None)
+    shadowing.after(routed, SimpleNamespace(channel=COMMAND), shown, None, 0.0)
     assert not Prediction.objects.exists() and not Unanswered.objects.exists()
 
 

@@ -27,15 +27,16 @@ class Command(PlatformCommand):
         parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
 
     def run(self, options: dict[str, Any]) -> dict[str, Any]:
-        condition = Condition.objects.filter(slug=options["condition"]).first()
+        actor = self.actor(options)
+        conditions = Condition.objects.seen_by(actor)
+        condition = conditions.filter(slug=options["condition"]).first()
         if condition is None:
-            known = ", ".join(Condition.objects.values_list("slug", flat=True)) or "none; run scan_dataset first"
+            known = ", ".join(conditions.values_list("slug", flat=True)) or "none; run scan_dataset first"
             raise CommandError(f"There is no condition {options['condition']!r}. Known conditions: {known}.")
         try:
             model_in_service(condition)
         except (NoActiveModel, EngineError) as error:
             raise CommandError(str(error)) from error
-        actor = self.actor(options)
         predictions = [_predict(condition, path, actor) for path in options["files"]]
         failed = all(item["error"] for item in predictions)
         return {"predictions": predictions} | ({"failed": True} if failed else {})
