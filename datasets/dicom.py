@@ -162,7 +162,7 @@ def _radiograph(data: bytes) -> Radiograph:
         "DICOM",
         tuple(steps),
         pixels,
-        burned_in=_word(dataset, "BurnedInAnnotation") == "YES",
+        burned_in=code_string(dataset, "BurnedInAnnotation") == "YES",
         patient=_patient(dataset),
         institution=" ".join(_text(dataset, "InstitutionName").split()) or None,
         sex=_sex(dataset),
@@ -170,8 +170,8 @@ def _radiograph(data: bytes) -> Radiograph:
         study_uid=_uid(dataset, "StudyInstanceUID"),
         series_uid=_uid(dataset, "SeriesInstanceUID"),
         sop_uid=_uid(dataset, "SOPInstanceUID"),
-        body_part=_word(dataset, "BodyPartExamined"),
-        modality=_word(dataset, "Modality"),
+        body_part=code_string(dataset, "BodyPartExamined"),
+        modality=code_string(dataset, "Modality"),
     )
 
 
@@ -312,7 +312,7 @@ def _check_header(dataset: Dataset) -> None:
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise ImageError("multi-frame", f"The DICOM file holds {frames} frames; a radiograph has one.")
-    photometric = _word(dataset, "PhotometricInterpretation")
+    photometric = code_string(dataset, "PhotometricInterpretation")
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         kind = photometric if photometric in COLOURS else "of an unknown kind"
         raise ImageError("colour-dicom", f"The DICOM file is a colour picture ({kind}), not a radiograph.")
@@ -471,7 +471,7 @@ def _render(dataset: Dataset, stored: NDArray[Any], steps: list[str]) -> Floats:
     with np.errstate(over="ignore", invalid="ignore"):
         pixels = _voi(dataset, _modality(dataset, stored, steps), padding, steps)
     _check_finite(pixels)
-    photometric, shape = _word(dataset, "PhotometricInterpretation"), _word(dataset, "PresentationLUTShape")
+    photometric, shape = code_string(dataset, "PhotometricInterpretation"), code_string(dataset, "PresentationLUTShape")
     if photometric == "MONOCHROME1" or shape == "INVERSE":
         # VOI output spans 0..1 by definition, whatever this image's own extremes are.
         np.subtract(1, pixels, out=pixels)
@@ -534,7 +534,7 @@ def _voi(dataset: Dataset, values: Floats, padding: Mask | None, steps: list[str
     center, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
     if center is None or width is None:
         return _stretch(values if padding is None else values[~padding], values, steps)
-    function = _word(dataset, "VOILUTFunction")
+    function = code_string(dataset, "VOILUTFunction")
     function = function if function in FUNCTIONS else "LINEAR"
     kind = function.lower().replace("_", " ")
     steps.append(f"window of the file ({kind}): {width:g} wide at {center:g}")
@@ -612,7 +612,7 @@ def _number(dataset: Dataset, keyword: str, default: Any = None) -> Any:
     return default if value is None or value == "" else float(value)
 
 
-def _word(dataset: Dataset, keyword: str) -> str:
+def code_string(dataset: Dataset, keyword: str) -> str:
     """A code string, reduced to the characters that DICOM allows in one."""
     value = dataset.get(keyword)
     return re.sub(r"[^A-Z0-9 _]", "", str(value or "").upper()).strip()[:16]

@@ -3,6 +3,7 @@
 Whatever ends without an answer is written down too, with what its user was told.
 """
 
+import contextlib
 import hashlib
 import logging
 import time
@@ -24,7 +25,7 @@ from xrayplatform.conditions import Condition
 
 from . import experiments, gate, likeness, radiographs, shadowing
 from .engine import EngineError, LoadedModel, Reading
-from .models import Analysis, Batch, NoActiveModel, Prediction, ServingPolicy, Unanswered
+from .models import Analysis, Batch, Experiment, NoActiveModel, Prediction, ServingPolicy, Unanswered
 from .models.prediction import TURNS, WRITING, InService, model_in_service, model_of
 from .reference import Reference, describe
 from .turns import Busy
@@ -130,10 +131,12 @@ def _analyse(asked: Asked, source: bytes) -> Analysis:
     start = time.perf_counter()
     in_service = model_in_service(asked.condition)
     policy = ServingPolicy.objects.of(asked.condition)
+    experiment = experiments.running(asked.condition, in_service.deployment)
+    _load_challenger(experiment)
     # Only now: a model that is loading must not keep those waiting whose model is there.
     with TURNS.take():
         radiograph = imaging.read(source)
-        routed = experiments.route(asked.condition, in_service.deployment, _subject(radiograph))
+        routed = experiments.route(experiment, _subject(radiograph))
         before = time.perf_counter() - start
         answering, seen = _seen_by(asked, in_service, routed, radiograph)
         refusals = policy.refusals(seen.verdicts)
@@ -147,6 +150,14 @@ def _analyse(asked: Asked, source: bytes) -> Analysis:
     if routed is not None:
         shadowing.after(routed, asked, prediction, radiograph, before)
     return Analysis(prediction, seen.pixels, _notice(in_service))
+
+
+def _load_challenger(experiment: Experiment | None) -> None:
+    """Have the challenger ready, whichever side will answer; a failure is told once it is the challenger's turn."""
+    if experiment is None or experiment.kind != Experiment.Kind.AB:
+        return
+    with contextlib.suppress(Exception):
+        model_of(experiment.challenger)
 
 
 def _seen_by(

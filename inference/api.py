@@ -43,12 +43,15 @@ class NewestPredictionsFirst(NewestFirstPagination):
     ordering = "-created_at"
 
 
+FILTERS = ["version", "image_digest", "study_uid"]
+
+
 class PredictionFilter(django_filters.FilterSet):
     version = row_filter("version_id")
 
     class Meta:
         model = Prediction
-        fields = ["version", "image_digest", "study_uid"]
+        fields = FILTERS
 
 
 class PngRenderer(JSONRenderer):
@@ -87,6 +90,13 @@ class PredictionViewSet(
         rows = Prediction.objects.visible_to(self.request.user).select_related("version__condition", "created_by")
         # The activation is as large as all the rest together.
         return rows if self.action == "map" else with_verdicts(rows.defer("activation", "measures"))
+
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Newest first, page by page."""
+        with transaction.atomic():
+            asked = {name: request.query_params[name][:100] for name in FILTERS if name in request.query_params}
+            audit.record("prediction.list", actor=request.user, after=asked)
+        return super().list(request, *args, **kwargs)
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         prediction = self.get_object()

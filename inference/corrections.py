@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from django.conf import settings
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from datasets.models import Dataset, DatasetImage, Scan
@@ -205,7 +205,10 @@ def make(condition: Condition, version: ModelVersion, *, by: Any) -> Made:
     name = _free_name(condition)
     with _staging() as folder:
         written = _write(folder, planned)
-        dataset = _row(name, condition, version, written, planned, by)
+        try:
+            dataset = _row(name, condition, version, written, planned, by)
+        except IntegrityError as error:
+            raise JobError(f"Somebody else made {name} at the same moment.", "Look at what is in it first.") from error
         try:
             folder.rename(dataset.folder)
         except OSError as error:
@@ -256,10 +259,16 @@ class _Known:
         lineage = list(version.lineage)
         names = {one.dataset_name for one in lineage}
         present = set(Dataset.objects.filter(name__in=names).values_list("name", flat=True))
-        self.unchecked = [str(one) for one in lineage if one.dataset_name not in present]
+        self.unchecked = [_named(one, version) for one in lineage if one.dataset_name not in present]
         images = DatasetImage.objects.filter(dataset__name__in=present).order_by()
         self.digests = set(images.values_list("digest", flat=True).iterator(CHUNK))
         self.patients = set(images.exclude(patient_key="").values_list("patient_key", flat=True).distinct())
+
+
+def _named(ancestor: ModelVersion, version: ModelVersion) -> str:
+    """A version of another team is not named to who sees this one."""
+    team = ancestor.condition.team_id
+    return str(ancestor) if team in (None, version.condition.team_id) else "a version of another team"
 
 
 def _reason_against(one: Judged, version: ModelVersion, known: _Known) -> str:

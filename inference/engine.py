@@ -138,15 +138,15 @@ def load(
     sha256: str,
     *,
     precision: str = FULL_PRECISION,
-    tolerance: float = GOLDEN_TOLERANCE,
+    tolerance: float | None = None,
     threads: int | None = None,
 ) -> LoadedModel:
     """Verify a version folder, compile it for the CPU and prove its golden outputs.
 
     The golden images go through the network one by one, as radiographs do, so that what is compiled or allocated with
-    the first of them is behind a model that is ready. tolerance: of the golden outputs, which are float32; a lower
-    precision (of PRECISIONS) needs a larger one, and `precision_check` on real radiographs before it is used. threads:
-    of the processor that compute one image; None for all of them. Raises EngineError.
+    the first of them is behind a model that is ready. tolerance: of the golden outputs, which are float32; None for
+    GOLDEN_TOLERANCE. A lower precision (of PRECISIONS) needs a larger one, and `precision_check` on real radiographs
+    before it is used. threads: of the processor that compute one image; None for all of them. Raises EngineError.
     """
     try:
         model = LoadedModel(artifacts.load(folder, sha256), precision=precision, threads=threads)
@@ -154,7 +154,7 @@ def load(
         raise EngineError(str(error)) from error
     except (RuntimeError, KeyError) as error:
         raise EngineError(f"Version {folder.name} cannot be compiled: {error}") from error
-    _prove(model, folder.name, tolerance)
+    _prove(model, folder.name, GOLDEN_TOLERANCE if tolerance is None else tolerance)
     return model
 
 

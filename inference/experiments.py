@@ -32,8 +32,8 @@ class Routed:
     answers: bool
 
 
-def route(condition: Condition, deployment: Deployment, subject: str) -> Routed | None:
-    """The running experiment of the condition and whether its challenger answers this subject; None without any.
+def running(condition: Condition, deployment: Deployment) -> Experiment | None:
+    """The running experiment of the condition; None without any.
 
     deployment: as it was read for this request. A query each time, also where there is none: what was stopped a moment
     ago must not answer. An experiment that an activation has outdated is ended here and now.
@@ -45,6 +45,13 @@ def route(condition: Condition, deployment: Deployment, subject: str) -> Routed 
     experiment.condition = experiment.challenger.condition = condition
     if experiment.epoch != deployment.epoch:
         Experiment.objects.filter(pk=experiment.pk).end_outdated()
+        return None
+    return experiment
+
+
+def route(experiment: Experiment | None, subject: str) -> Routed | None:
+    """Whether the challenger answers this subject; None without an experiment."""
+    if experiment is None:
         return None
     answers = experiment.kind == Experiment.Kind.AB and is_challenger(experiment.salt, subject, experiment.share)
     return Routed(experiment, experiment.challenger, answers)

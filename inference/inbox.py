@@ -25,7 +25,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from datasets.dicom import header
+from datasets.dicom import code_string, header
 from datasets.radiograph import ImageError
 
 # What a radiograph may arrive as.
@@ -103,8 +103,8 @@ def examine(data: bytes, sender: str) -> Instance:
         uids["SOPInstance"],
         uids["StudyInstance"],
         uids["SeriesInstance"],
-        _matching(r"[A-Z0-9 _]{1,16}", dataset.get("Modality")),
-        _matching(r"[A-Z0-9 _]{1,16}", dataset.get("BodyPartExamined")),
+        code_string(dataset, "Modality"),
+        code_string(dataset, "BodyPartExamined"),
         sender,
     )
 

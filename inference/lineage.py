@@ -43,7 +43,8 @@ def _run(run: EvaluationRun) -> Step:
 def _predictions(versions: Sequence[ModelVersion], user: Any) -> list[tuple[int, Step]]:
     if not may(user, "inference.view_prediction"):
         return []
-    answers = Prediction.objects.seen_by(user).shown().filter(version__in=[version.pk for version in versions]).order_by()
+    shown = Prediction.objects.seen_by(user).shown()
+    answers = shown.filter(version__in=[version.pk for version in versions]).order_by()
     counted = answers.values("version").annotate(number=Count("pk"), first=Min("created_at"), last=Max("created_at"))
     return [(row["version"], _counted(row)) for row in counted]
 

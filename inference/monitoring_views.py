@@ -141,7 +141,8 @@ def alert_acknowledge(request: HttpRequest, pk: int) -> HttpResponse:
     visible = MonitoringAlert.objects.visible_to(request.user).select_related("condition")
     alert = get_object_or_404(visible, pk=pk)
     comment = request.POST.get("comment", "").strip()
-    if not comment:
+    # PostgreSQL stores no NUL.
+    if not comment or "\0" in comment:
         messages.error(request, "Say in the comment what was found or done; the alert stays open.")
     elif not alert.acknowledge(comment, by=request.user):
         messages.info(request, "Somebody has acknowledged this alert before you; their comment stays.")
@@ -158,7 +159,8 @@ def correction_create(request: HttpRequest) -> HttpResponse:
     """What a dataset made of readers' verdicts would hold; a POST makes it."""
     conditions = Condition.objects.visible_to(request.user).order_by("name")
     given = request.POST if request.method == "POST" else request.GET
-    condition = get_object_or_404(conditions, slug=given["condition"]) if given.get("condition") else None
+    slug = given.get("condition", "").replace("\0", "")
+    condition = get_object_or_404(conditions, slug=slug) if slug else None
     if condition is None:
         status = HTTPStatus.BAD_REQUEST if request.method == "POST" else HTTPStatus.OK
         return render(request, "inference/correction_create.html", {"conditions": conditions}, status=status)

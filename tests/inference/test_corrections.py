@@ -22,6 +22,7 @@ from tests.factories import (
     DatasetImageFactory,
     ModelVersionFactory,
     PredictionFactory,
+    TeamFactory,
 )
 from tests.inference.lungs import film
 from tests.inference.use import judged
@@ -142,6 +143,23 @@ def test_images_that_the_version_or_its_ancestors_were_made_with_are_left_out(ve
     older.images.all().delete()
     older.delete()
     assert corrections.plan(version.condition, child).unchecked == [str(parent)]
+
+
+def test_an_ancestor_of_another_team_is_not_named(version):
+    foreign = ModelVersionFactory(condition=ConditionFactory(slug="secret", team=TeamFactory()), dataset_name="SECRET")
+    child = ModelVersionFactory(condition=version.condition, dataset_name="CHEST/gone", parent=foreign)
+    assert corrections.plan(version.condition, child).unchecked == [str(child), "a version of another team"]
+
+
+def test_of_two_who_make_one_at_the_same_moment_the_second_is_told(version, alice, monkeypatch):
+    for seed, label in ((1, "NORMAL"), (2, "PNEUMONIA")):
+        judged(analysed(version, seed), label, alice)
+    name = corrections._free_name(version.condition)
+    DatasetFactory(name=name, condition=version.condition)
+    monkeypatch.setattr(corrections, "_free_name", lambda condition: name)
+    with pytest.raises(JobError, match="at the same moment"):
+        corrections.make(version.condition, version, by=alice)
+    assert not [path for path in settings.DATASET_ROOT.iterdir() if path.name != name]
 
 
 def test_other_conditions_and_shadows_bring_nothing(version, alice):

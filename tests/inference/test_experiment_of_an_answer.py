@@ -47,6 +47,18 @@ def test_readers_are_told_neither_the_side_nor_that_there_is_a_shadow(pair, api,
     assert [row["id"] for row in api.get("/api/v1/predictions/").json()["results"]] == [str(shown.pk)]
 
 
+def test_an_address_that_names_no_answer_is_404(pair, api, auditor):
+    api.force_authenticate(auditor)
+    assert api.get("/api/v1/predictions/abc/experiment/").status_code == 404
+
+
+def test_not_even_the_admin_shows_what_a_shadow_said(pair, client, administrator, team):
+    team.members.add(administrator)
+    client.force_login(administrator)
+    opened = [client.get(f"/admin/inference/prediction/{answer.pk}/change/").status_code for answer in pair]
+    assert opened == [200, 302]
+
+
 def test_an_auditor_of_another_team_does_not_find_it(pair, api, auditor, team):
     team.members.remove(auditor)
     api.force_authenticate(auditor)

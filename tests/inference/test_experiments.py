@@ -5,11 +5,12 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import IntegrityError, transaction
+from django.db import DatabaseError, IntegrityError, transaction
 
-from inference import experiments
+from inference import analysing, experiments, gate
+from inference.assignment import is_challenger
 from inference.engine import Engine, EngineError
-from inference.models import Experiment, ExperimentError, Prediction, Unanswered, prediction
+from inference.models import Experiment, ExperimentError, Prediction, ServingPolicy, Unanswered, prediction
 from registry.models import ActivationError, Deployment
 from registry.models.deployment import ActivationConflict
 from registry.models.state_change import StateError
@@ -167,7 +168,7 @@ def test_of_two_who_begin_at_once_the_second_is_told_by_the_database(chest, runn
 def test_without_an_experiment_nothing_changes_and_one_query_is_asked(chest, champion, django_assert_num_queries):
     deployment = Deployment.objects.get()
     with django_assert_num_queries(1):
-        assert experiments.route(chest, deployment, "1.2") is None
+        assert experiments.running(chest, deployment) is None
     given = ask(chest, 1)
     assert (given.version, given.experiment, given.variant) == (champion, None, "")
 
@@ -175,7 +176,7 @@ def test_without_an_experiment_nothing_changes_and_one_query_is_asked(chest, cha
 def test_a_request_in_an_experiment_asks_for_the_challenger_too(chest, running, django_assert_num_queries):
     deployment = Deployment.objects.get()
     with django_assert_num_queries(2):
-        routed = experiments.route(chest, deployment, "1.2")
+        routed = experiments.route(experiments.running(chest, deployment), "1.2")
         assert str(routed.challenger) == "chest v2"
     assert routed.experiment == running
 
@@ -447,3 +448,28 @@ def test_another_teams_experiment_is_not_found_by_the_command(running, charlie):
     with pytest.raises(CommandError, match="There is no experiment"):
         call_command("experiment", "stop", str(running.pk), "--reason", "x", "--user", "charlie")
     assert Experiment.objects.get().is_running
+
+
+# -- Seams with the checks before the model and with the database
+
+
+def drawn_for_the_challenger(running):
+    return next(n for n in range(100) if is_challenger(running.salt, f"1.2.826.0.1.{n}", running.share))
+
+
+def test_a_refusal_of_the_checks_counts_for_the_side_that_would_have_answered(chest, running, monkeypatch):
+    verdict = gate.Verdict("size", "fail", 1.0, 2.0, "Too small.")
+    monkeypatch.setattr(ServingPolicy, "refusals", lambda self, verdicts: [verdict])
+    with pytest.raises(analysing.GateRefused):
+        ask(chest, drawn_for_the_challenger(running))
+    refused = Unanswered.objects.get()
+    assert (refused.version, refused.variant) == (running.challenger, "")
+
+
+def test_a_failure_of_the_challenger_that_cannot_be_written_down_costs_nobody_an_answer(chest, running, monkeypatch):
+    def fail(*args, **fields):
+        raise DatabaseError("locked")
+
+    monkeypatch.setattr(analysing, "challenger", fail)
+    monkeypatch.setattr(analysing.Asked, "unanswered", fail)
+    assert ask(chest, drawn_for_the_challenger(running)).version == running.champion

@@ -133,8 +133,14 @@ def test_how_many_readers_agree_is_told_and_of_each_the_newest_verdict_counts(se
 def test_a_list_costs_the_same_number_of_queries_whatever_its_length(version, as_bob, django_assert_max_num_queries):
     for _ in range(30):
         PredictionFactory(version=version)
-    with django_assert_max_num_queries(12):
+    with django_assert_max_num_queries(14):
         assert len(as_bob.get(API).json()["results"]) == 30
+
+
+def test_who_lists_predictions_is_in_the_audit_log_with_what_was_looked_for(version, as_bob, bob):
+    as_bob.get(API, {"version": version.pk, "page_size": 5})
+    entry = AuditEntry.objects.get(action="prediction.list")
+    assert (entry.actor, entry.after) == (bob, {"version": str(version.pk)})
 
 
 def test_nothing_tells_which_side_of_an_experiment_answered_and_shadows_are_not_there(version, as_bob):

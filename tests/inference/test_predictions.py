@@ -19,15 +19,12 @@ from inference.models import Prediction, Unanswered, prediction
 from registry.models import ActivationError, Deployment, Evaluation, ThresholdSet
 from tests.datasets.files import dicom, encode
 from tests.factories import ConditionFactory, PredictionFactory
-from tests.inference.versions import bright_probability, make_version
+from tests.inference.versions import BRIGHT, DARK, bright_probability, make_version
 from xrayplatform.audit import AuditEntry
 
 PAGE = "/analysis/"
 API = "/api/v1/predictions/"
 HTMX = {"HX-Request": "true"}
-# A bright spot in the middle, as a body is, so that no check before the model minds them.
-SPOT = 30 * np.exp(-((np.mgrid[0:64, 0:64] - 32) ** 2).sum(axis=0) / 400)
-DARK, BRIGHT = (25 + SPOT).astype(np.uint8), (205 + SPOT).astype(np.uint8)
 
 
 @pytest.fixture(autouse=True)
@@ -358,6 +355,12 @@ def test_the_command_predict_names_what_is_missing(chest, files):
         run("predict", "chest", files / "NORMAL/1.png")
     with pytest.raises(CommandError, match=r"no condition 'knee'\. Known conditions: chest"):
         run("predict", "knee", files / "NORMAL/1.png")
+
+
+def test_the_command_predict_knows_no_conditions_of_other_teams(version, files, charlie):
+    with pytest.raises(CommandError, match=r"no condition 'chest'\. Known conditions: none"):
+        run("predict", "chest", files / "NORMAL/1.png", user="charlie")
+    assert not Prediction.objects.exists()
 
 
 def test_the_command_evaluate_measures_class_folders_and_lists_what_it_could_not_use(version, files):

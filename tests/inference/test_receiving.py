@@ -213,6 +213,12 @@ def test_routes_are_tried_in_their_order_and_only_active_ones(version, alice, te
     assert list(slugs) == ["chest", "other"]
 
 
+def test_a_body_part_that_a_device_writes_in_small_letters_is_the_same_for_routes_and_checks(version):
+    analyse_received(arrive(radiograph(BodyPartExamined="Chest")))
+    received = only_row()
+    assert (received.state, received.body_part, received.prediction.body_part) == (State.ANSWERED, "CHEST", "CHEST")
+
+
 def test_what_cannot_be_read_is_refused_with_the_words_for_it(version):
     analyse_received(arrive(radiograph(PixelData=b"\0\0")))
     received = only_row()
@@ -282,6 +288,18 @@ def test_an_image_sent_again_after_its_file_was_deleted_gets_its_chance(version)
     DicomRoute.objects.create(body_part="KNEE", condition=version.condition)
     analyse_received(arrive(radiograph(BodyPartExamined="KNEE")))
     assert only_row().state == State.ANSWERED
+
+
+def test_an_image_sent_again_while_its_file_is_kept_gets_its_chance_too(version):
+    first = arrive(radiograph(BodyPartExamined="KNEE"))
+    analyse_received(first)
+    DicomRoute.objects.create(body_part="KNEE", condition=version.condition)
+    second = arrive(radiograph(BodyPartExamined="KNEE"))
+    analyse_received(second)
+    assert (only_row().state, inbox().waiting()) == (State.WAITING, [first])
+    assert [first] in [list(arguments) for arguments in queued()]
+    analyse_received(first)
+    assert (only_row().state, inbox().waiting()) == (State.ANSWERED, [])
 
 
 # -- By hand

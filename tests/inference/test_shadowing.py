@@ -9,7 +9,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import transaction
 from django.urls import reverse
 
-from inference import shadowing
+from inference import analysing, shadowing
 from inference.engine import Engine, EngineError
 from inference.models import Batch, Prediction, Unanswered, prediction
 from inference.shadowing import FULL, NO_QUIET_MOMENT, STOPPED, Background
@@ -151,7 +151,23 @@ def test_a_batch_counts_what_is_shown(chest, shadow, bob, monkeypatch):
 
 
 @pytest.mark.django_db
-def test_latencies_of_shadows_which_leave_out_the_file_are_not_compared(chest, shadow):
+def test_both_latencies_count_the_reading_of_the_file_so_that_the_guard_rail_compares_like_with_like(
+    chest, shadow, monkeypatch
+):
+    read = analysing.imaging.read
+
+    def slowly(source):
+        time.sleep(0.3)
+        return read(source)
+
+    ask(chest, 1)
+    monkeypatch.setattr(analysing.imaging, "read", slowly)
+    shown = ask(chest, 2)
+    assert shown.latency_ms > 300 and shown.shadows.get().latency_ms > 300
+
+
+@pytest.mark.django_db
+def test_the_median_time_of_a_version_is_that_of_answers_that_somebody_waited_for(chest, shadow):
     ask(chest, 1)
     assert set(median_latencies([shadow.champion, shadow.challenger])) == {shadow.champion.pk}
 

@@ -6,7 +6,6 @@ import shutil
 import time
 from io import StringIO
 
-import numpy as np
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import CommandError, call_command
@@ -20,7 +19,7 @@ from registry import announcing, artifacts, backups, tasks
 from registry.models import ActivationError, IntegrityCheck, ModelVersion, VerificationRun
 from tests.datasets.files import encode
 from tests.factories import ConditionFactory
-from tests.inference.versions import make_version, stage
+from tests.inference.versions import BRIGHT, make_version, stage
 from xrayplatform import audit
 from xrayplatform.audit import AuditEntry
 from xrayplatform.notifications import Notification
@@ -302,8 +301,8 @@ def test_the_progress_of_the_night_names_no_version_as_every_team_sees_it(versio
 
 def ask(client, user):
     client.force_login(user)
-    image = SimpleUploadedFile("x.png", encode(np.full((64, 64), 220, np.uint8), "PNG"))
-    return client.post("/analysis/", {"condition": "chest", "image": image})
+    image = SimpleUploadedFile("x.png", encode(BRIGHT, "PNG"))
+    return client.post("/analysis/", {"condition": "chest", "image": image}, follow=True)
 
 
 def test_a_version_that_cannot_be_loaded_is_told_once_and_the_previous_one_answers(
@@ -383,7 +382,7 @@ def test_when_both_are_damaged_their_files_are_not_read_for_each_request(
     spoil(newer)
     spoil(version)
     read, tries = prediction.load, []
-    monkeypatch.setattr(prediction, "load", lambda *args: [tries.append(args), read(*args)][1])
+    monkeypatch.setattr(prediction, "load", lambda *args, **options: [tries.append(args), read(*args, **options)][1])
     for _ in range(3):
         assert ask(client, bob).status_code == 503
     assert len(tries) == 2

@@ -21,7 +21,16 @@ from inference.models import (
     Verdict,
 )
 from registry.models import DeletedVersion, IntegrityCheck, TrustedOrigin, VerificationRun, Webhook
-from tests.factories import ConditionFactory, UserFactory
+from tests.factories import (
+    BatchFactory,
+    ConditionFactory,
+    ExperimentFactory,
+    ModelVersionFactory,
+    MonitoringAlertFactory,
+    PredictionFactory,
+    TeamFactory,
+    UserFactory,
+)
 from training.models import TrainingQueue
 from xrayplatform import audit
 from xrayplatform.audit import AuditEntry
@@ -238,6 +247,20 @@ def test_an_administrator_sees_and_edits_what_the_own_teams_may_see_only(rows, w
     for obj in hidden:
         assert client.get(change_url(obj)).status_code == 200
     assert AuditEntry.objects.filter(action="prediction.view", actor=administrator).exists()
+
+
+def test_filters_name_no_conditions_of_other_teams(rows, world, administrator, client):
+    for _ in range(2):
+        foreign = ConditionFactory(name="Of others", team=TeamFactory())
+        BatchFactory(condition=foreign)
+        ExperimentFactory(condition=foreign)
+        PredictionFactory(version=ModelVersionFactory(condition=foreign))
+        MonitoringAlertFactory(condition=foreign)
+    world.team.members.add(administrator)
+    client.force_login(administrator)
+    for model in ("batch", "experiment", "prediction", "verdict", "unanswered", "monitoringalert", "receivedobject"):
+        page = client.get(reverse(f"admin:inference_{model}_changelist"))
+        assert page.status_code == 200 and "Of others" not in page.content.decode(), model
 
 
 def test_an_administrator_points_a_dataset_at_another_condition(world, administrator, client):

@@ -120,6 +120,34 @@ def test_a_busy_platform_is_asked_again_under_the_same_key(client_file, tmp_path
     assert len(keys) == 3 and len(set(keys)) == 1
 
 
+def test_an_answer_that_got_lost_on_the_way_is_asked_for_again_under_the_same_key(client_file, tmp_path):
+    keys = []
+
+    class Losing(BaseHTTPRequestHandler):
+        def do_POST(self):
+            keys.append(self.headers["Idempotency-Key"])
+            self.rfile.read(int(self.headers["Content-Length"]))
+            if len(keys) < 2:
+                return
+            body = b'{"decision": "NORMAL", "probabilities": {"NORMAL": 1.0}, "warnings": []}'
+            self.send_response(201)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            """Nothing."""
+
+    (tmp_path / "film.png").write_bytes(BRIGHT_PNG)
+    with HTTPServer(("127.0.0.1", 0), Losing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = {"XRAY_URL": f"http://127.0.0.1:{server.server_port}", "XRAY_TOKEN": "t"}
+        status, out, errors = told(start(client_file, environment, "chest", tmp_path / "film.png"))
+        server.shutdown()
+    assert (status, out) == (0, "NORMAL 1.000"), errors
+    assert len(keys) == 2 and len(set(keys)) == 1
+
+
 def test_every_address_of_the_guide_exists():
     text = GUIDE.read_text()
     for path in re.findall(r"/api/v1/[a-z0-9/.-]*", text):
