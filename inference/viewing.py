@@ -1,9 +1,11 @@
 """What the result page shows of one prediction: the radiograph that was kept, and where its version saw it."""
 
+import sys
 import time
 from functools import lru_cache
 
 import numpy as np
+from django.conf import settings
 from numpy.typing import NDArray
 
 from datasets.bare import to_png_quickly
@@ -12,10 +14,14 @@ from datasets.enhancement import inside_borders
 from . import maps, radiographs, windowing
 from .activation import Grid, contrast
 from .models import Prediction
+from .turns import Turns
 
 # Moving the window asks for the same picture again and again; for so long at most it stays decoded in memory.
 _KEPT_SECONDS = 60
 _KEPT_PICTURES = 4
+# Full-size pictures take hundreds of megabytes each while they are drawn: no more at once than processors, however many
+# people look. Every thread of the process may wait.
+_DRAWING = Turns(settings.ENGINE_AT_ONCE, sys.maxsize)
 
 
 class NoMap(Exception):
@@ -27,11 +33,13 @@ def picture(prediction: Prediction, window: windowing.Window, *, full: bool = Fa
 
     full: in its own size. Raises radiographs.NotKept.
     """
-    if full:
-        levels = windowing.levels(radiographs.load(prediction.image_digest), max(prediction.height, prediction.width))
-    else:
-        levels = _levels(prediction.image_digest, int(time.monotonic() // _KEPT_SECONDS))
-    return to_png_quickly(windowing.windowed(levels, window))
+    with _DRAWING.take():
+        if full:
+            longest = max(prediction.height, prediction.width)
+            levels = windowing.levels(radiographs.load(prediction.image_digest), longest)
+        else:
+            levels = _levels(prediction.image_digest, int(time.monotonic() // _KEPT_SECONDS))
+        return to_png_quickly(windowing.windowed(levels, window))
 
 
 @lru_cache(maxsize=_KEPT_PICTURES)
@@ -45,6 +53,11 @@ def map_of(prediction: Prediction, class_index: int, grey: NDArray[np.uint8] | N
 
     From the forward pass that gave the probabilities: no model is needed. grey: the radiograph, of who has it.
     """
+    with _DRAWING.take():
+        return _map_of(prediction, class_index, grey)
+
+
+def _map_of(prediction: Prediction, class_index: int, grey: NDArray[np.uint8] | None) -> bytes:
     treatment, size = prediction.version.preprocessing, prediction.version.image_size
     activation = contrast(_contributions(prediction), class_index)[0]
     inside = None
