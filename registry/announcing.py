@@ -58,6 +58,14 @@ def tell_import_end(job: Any) -> None:
         notify(job.created_by, f"{job} has failed: {job.error}", job.get_absolute_url())
 
 
+def tell_export_end(job: Any) -> None:
+    """To who started the export. A cancelled one tells nobody: somebody clicked, and nothing was made."""
+    if job.state == job.State.SUCCEEDED:
+        notify(job.created_by, f"{job} has finished: {job.message}.", job.get_absolute_url())
+    elif job.state == job.State.FAILED:
+        notify(job.created_by, f"{job} has failed: {job.error}", job.get_absolute_url())
+
+
 def tell_activation(deployment: Any, before: Any, *, by: Any, reason: str, rollback: bool) -> None:
     """To the managers, and to who trained the version."""
     version = deployment.active

@@ -10,7 +10,9 @@ class RegistryConfig(AppConfig):
         from xrayplatform.tasks import EACH_MINUTE
 
         from .checks import check_networks
+        from .models import ConditionExport
         from .tasks import every_minute
 
         register(check_networks)
         EACH_MINUTE.append(every_minute)
+        EACH_MINUTE.append(ConditionExport.objects.expire)

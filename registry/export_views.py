@@ -7,7 +7,6 @@ from django.shortcuts import get_object_or_404, redirect
 from django.views.decorators.http import require_GET
 
 from xrayplatform.access import allow
-from xrayplatform.conditions import Condition
 
 from . import exporting
 from .models import ModelVersion
@@ -28,16 +27,3 @@ def version_export(request: HttpRequest, pk: int) -> HttpResponse | HttpResponse
         messages.error(request, f"{version} was not exported: {error}")
         return redirect(version)
     return FileResponse(file, as_attachment=True, filename=exporting.FORMS[form].file_name(version))
-
-
-@allow("registry.export_modelversion")
-@require_GET
-def condition_export(request: HttpRequest, slug: str) -> HttpResponse | HttpResponseBase:
-    """Streams a zip of the packages of all versions of a condition, with the history of what was in service."""
-    condition = get_object_or_404(Condition.objects.visible_to(request.user), slug=slug)
-    try:
-        file = exporting.take_condition_along(condition, by=request.user)
-    except exporting.REFUSALS as error:
-        messages.error(request, f"{condition} was not exported: {error}")
-        return redirect("registry:version-list")
-    return FileResponse(file, as_attachment=True, filename=f"{condition.slug}.zip")

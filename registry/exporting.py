@@ -12,7 +12,6 @@ from typing import Any, BinaryIO, Final
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Sum
 
 from xrayplatform import audit
 from xrayplatform.conditions import Condition
@@ -20,11 +19,13 @@ from xrayplatform.system import NotEnoughDisk, require_disk
 
 from . import artifacts, cards, model_card, packages, rebuilding, signing
 from .models import Activation, Evaluation, ModelVersion
+from .models.condition_export import DISK_FACTOR
 from .models.package import exports_folder
 
 NAMELESS = "A site without a name"
 _RELATED: Final = ("condition", "created_by", "parent__condition")
 Progress = Callable[[int, int], None]
+Telling = Callable[[int, int, str], None]
 
 
 def site_name() -> str:
@@ -49,9 +50,9 @@ def export(version: ModelVersion, target: Path, *, by: Any, progress: Progress |
     artifact = artifacts.load(version.folder, version.sha256)
     require_disk(artifact.manifest["members"][artifacts.WEIGHTS]["size"])
     key = site_key()
-    with transaction.atomic():
-        sha256 = packages.write(target, _description(version), _members(version, artifact), key=key, progress=progress)
-        audit.record("version.export", version, actor=by, after={"package": sha256, "key": key.key_id})
+    # In no transaction: it would keep others from writing for as long as the package is written.
+    sha256 = packages.write(target, _description(version), _members(version, artifact), key=key, progress=progress)
+    audit.record("version.export", version, actor=by, after={"package": sha256, "key": key.key_id})
     return sha256
 
 
@@ -120,42 +121,67 @@ REFUSALS: Final = (
 )
 
 
-# A browser waits for the file to be made; more than this takes a command.
-MOST_BYTES_ON_A_PAGE: Final = 4 * 1024**3
 HISTORY: Final = "history.json"
 
 
 def export_condition(condition: Condition, target: Path, *, by: Any) -> dict[str, Any]:
+    """`write_condition`, with the audit entry that the file leaves."""
+    history = write_condition(condition, target, by=by)
+    audit.record("condition.export", condition, actor=by, after={"versions": len(history["versions"])})
+    return history
+
+
+def write_condition(condition: Condition, target: Path, *, by: Any, progress: Telling | None = None) -> dict[str, Any]:
     """Write all versions of a condition as packages into one zip, with the history of what was in service.
 
     Each package in it is signed and imported like any other. A version whose files are damaged is named in the history
-    with the reason, and left out. Returns the history. Raises SigningError, NotEnoughDisk, OSError.
+    with the reason, and left out. progress: called with the bytes done, those in all and what is done now; what it
+    raises ends the writing. The target appears whole or not at all. Returns the history. Raises SigningError,
+    NotEnoughDisk, OSError.
     """
     versions = list(ModelVersion.objects.filter(condition=condition).select_related(*_RELATED).order_by("number"))
-    require_disk(2 * sum(version.size for version in versions))
+    total = sum(version.size for version in versions)
+    require_disk(DISK_FACTOR * total)
     package = target.with_name(target.name + ".package")
     part = target.with_name(target.name + ".part")
-    told = []
+    done, told = 0, []
     try:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
             for version in versions:
-                told.append(_add(archive, version, package, by))
+                told.append(_add(archive, version, package, by, _within(progress, version, done, total)))
+                done += version.size
             history = {**_condition(condition), "versions": told, "activations": _activations(condition)}
             archive.writestr(HISTORY, packages.to_bytes(history))
-        audit.record("condition.export", condition, actor=by, after={"versions": len(told)})
+        artifacts.sync(part)
         part.replace(target)
     finally:
         for path in (package, part):
             path.unlink(missing_ok=True)
+    artifacts.sync(target.parent)
     return history
 
 
-def _add(archive: zipfile.ZipFile, version: ModelVersion, package: Path, by: Any) -> dict[str, Any]:
+def _within(progress: Telling | None, version: ModelVersion, before: int, total: int) -> Progress | None:
+    """The progress of one version as that of all: by its size, after the bytes of those before it."""
+    if progress is None:
+        return None
+    message = f"Writing version {version.number}"
+
+    def tell(done: int, of: int) -> None:
+        progress(before + version.size * done // max(of, 1), total, message)
+
+    tell(0, 1)
+    return tell
+
+
+def _add(
+    archive: zipfile.ZipFile, version: ModelVersion, package: Path, by: Any, progress: Progress | None
+) -> dict[str, Any]:
     """Put the package of a version into the archive; what the history tells about the version."""
     told = {"number": version.number, "state": version.state, "created_at": version.created_at.isoformat()}
     told |= {"sha256": version.sha256, "file": "", "package": "", "problem": ""}
     try:
-        told["package"] = export(version, package, by=by)
+        told["package"] = export(version, package, by=by, progress=progress)
     except (artifacts.ArtifactError, packages.PackageError) as error:
         return told | {"problem": str(error)}
     told["file"] = packages.file_name(version.condition.slug, version.number)
@@ -178,17 +204,6 @@ def _activations(condition: Condition) -> list[dict[str, Any]]:
         }
         for row in rows.order_by("pk")
     ]
-
-
-def take_condition_along(condition: Condition, *, by: Any) -> BinaryIO:
-    """The zip of a condition, as an open file without a name. Raises ExportError when it is too large for a page."""
-    size = ModelVersion.objects.filter(condition=condition).aggregate(total=Sum("size"))["total"] or 0
-    if size > MOST_BYTES_ON_A_PAGE:
-        raise rebuilding.ExportError(
-            f"The versions of {condition} have {size / 1024**3:.1f} GB, too much for one download. Run on the server: "
-            f"manage.py export_condition {condition.slug} FILE.zip"
-        )
-    return _opened(lambda path: export_condition(condition, path, by=by), ".zip")
 
 
 def take_along(version: ModelVersion, form: str, *, by: Any) -> BinaryIO:

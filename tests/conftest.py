@@ -18,6 +18,7 @@ from rest_framework.test import APIClient
 from tests.factories import (
     PASSWORD,
     BatchFactory,
+    ConditionExportFactory,
     ConditionFactory,
     DatasetFactory,
     DatasetImageFactory,
@@ -187,6 +188,7 @@ def world(team: Team, settings: Any) -> SimpleNamespace:
         scheduled=ScheduledActivationFactory(version=version),
         package=package_import.package,
         package_import=package_import,
+        condition_export=ConditionExportFactory(condition=condition),
         prediction=PredictionFactory(version=version),
         batch=BatchFactory(condition=condition, name="Secret night"),
         experiment=ExperimentFactory(challenger=version),

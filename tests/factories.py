@@ -11,7 +11,14 @@ from django.utils import timezone
 from datasets.cache import FORMAT
 from datasets.models import Dataset, DatasetImage, Finding, Preparation, Scan, Upload
 from inference.models import Batch, EvaluationRun, Experiment, MonitoringAlert, Prediction
-from registry.models import ModelVersion, PackageImport, ReceivedPackage, ScheduledActivation, ThresholdSet
+from registry.models import (
+    ConditionExport,
+    ModelVersion,
+    PackageImport,
+    ReceivedPackage,
+    ScheduledActivation,
+    ThresholdSet,
+)
 from training.configurations import PRESETS
 from training.models import EpochMetric, SavedPreset, Search, SpeedTest, TrainingRun
 from xrayplatform.conditions import Condition
@@ -264,6 +271,17 @@ class PackageImportFactory(factory.django.DjangoModelFactory):
         model = PackageImport
 
     package = factory.SubFactory(ReceivedPackageFactory)
+
+
+class ConditionExportFactory(factory.django.DjangoModelFactory):
+    """One that has ended, and whose file is not there any more."""
+
+    class Meta:
+        model = ConditionExport
+
+    condition = factory.SubFactory(ConditionFactory)
+    versions_count = 1
+    state = "succeeded"
 
 
 class EvaluationRunFactory(factory.django.DjangoModelFactory):

@@ -6,9 +6,7 @@ import django_filters
 from django.contrib.auth import authenticate
 from django.db import transaction
 from django.db.models import QuerySet
-from django.http import FileResponse
 from drf_spectacular.authentication import SessionScheme
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from knox.models import AuthToken
 from rest_framework import mixins, serializers, status
@@ -37,8 +35,8 @@ from inference.export_api import PredictionExportViewSet
 from inference.monitoring_api import CorrectionViewSet, MonitoringAlertViewSet, MonitoringViewSet
 from inference.policy_api import PolicyViewSet
 from registry.api import EvaluationViewSet, ModelVersionViewSet
-from registry.exporting import REFUSALS, take_condition_along
-from registry.models import IntegrityCheck, models_are_missing
+from registry.export_api import ConditionExportSerializer, ConditionExportViewSet
+from registry.models import ConditionExport, IntegrityCheck, models_are_missing
 from registry.package_api import PackageImportViewSet
 from registry.service_api import DeploymentViewSet, ScheduledActivationViewSet
 from training.api import ArchitectureViewSet, RunViewSet
@@ -51,7 +49,7 @@ from training.search_api import SearchViewSet
 from . import audit, system
 from .conditions import Condition
 from .fields import StrictSerializer
-from .http import MAX_ROW, Conflict, FlagFilter
+from .http import MAX_ROW, FlagFilter
 from .notifications import Notification, mark_read
 
 
@@ -83,16 +81,12 @@ class ConditionViewSet(ReadOnlyModelViewSet):
     def get_queryset(self) -> QuerySet:
         return Condition.objects.visible_to(self.request.user)
 
-    @extend_schema(responses={(200, "application/zip"): OpenApiTypes.BINARY})
-    @action(detail=True, pagination_class=None, filter_backends=[])
-    def export(self, request: Request, slug: str = "") -> FileResponse:
-        """A zip of the signed packages of all versions, and `history.json`: what was in service, since when and why."""
-        condition = self.get_object()
-        try:
-            file = take_condition_along(condition, by=request.user)
-        except REFUSALS as error:
-            raise Conflict(str(error)) from error
-        return FileResponse(file, as_attachment=True, filename=f"{condition.slug}.zip")
+    @extend_schema(request=None, responses={202: ConditionExportSerializer})
+    @action(detail=True, methods=["post"])
+    def export(self, request: Request, slug: str = "") -> Response:
+        """Start to write all versions into one file; 202 with the job that does it, or does it already for you."""
+        job = ConditionExport.start(self.get_object(), request.user)
+        return Response(ConditionExportSerializer(job).data, status=status.HTTP_202_ACCEPTED)
 
 
 class AuditEntrySerializer(serializers.ModelSerializer):
@@ -243,6 +237,7 @@ router.register("presets", PresetViewSet, "preset")
 router.register("speed-tests", SpeedTestViewSet, "speedtest")
 router.register("versions", ModelVersionViewSet, "version")
 router.register("packages", PackageImportViewSet, "package")
+router.register("condition-exports", ConditionExportViewSet, "conditionexport")
 router.register("evaluations", EvaluationViewSet, "evaluation")
 router.register("predictions", PredictionViewSet, "prediction")
 router.register("predictions", PredictionExportViewSet, "predictionexport")

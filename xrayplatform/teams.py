@@ -81,6 +81,7 @@ ROLES: dict[str, list[str]] = {
         "registry.change_state_modelversion",
         "registry.label_modelversion",
         "registry.export_modelversion",
+        "registry.view_conditionexport",
         "registry.add_packageimport",
         "inference.add_experiment",
         "inference.change_experiment",

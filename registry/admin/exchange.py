@@ -1,4 +1,4 @@
-"""What comes from other sites: whose packages are trusted, and what was imported."""
+"""The exchange with other sites: whose packages are trusted, what was imported, and which conditions were exported."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from django.http import HttpRequest, HttpResponse
 from xrayplatform.admin import AuditedAdmin, ReadOnlyAdmin
 
 from .. import exporting, signing
-from ..models import PackageImport, TrustedOrigin
-from .records import OF_CONDITION, as_json
+from ..models import ConditionExport, PackageImport, TrustedOrigin
+from .records import CREATED_BY, OF_CONDITION, as_json
 
 
 @admin.register(TrustedOrigin)
@@ -52,3 +52,16 @@ class PackageImportAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
         return super().get_queryset(request) & PackageImport.objects.visible_to(request.user)
+
+
+@admin.register(ConditionExport)
+class ConditionExportAdmin(ReadOnlyAdmin):
+    team_path = "condition__team"
+    list_display = ["id", "condition", "state", "versions_count", "size", "expires_at", "created_by", "created_at"]
+    list_filter = ["state", OF_CONDITION, CREATED_BY]
+    list_select_related = ["condition", "created_by"]
+    search_fields = ["condition__name", "condition__slug"]
+    date_hierarchy = "created_at"
+    exclude = ["left_out"]
+    shown_left_out = as_json("left_out")
+    readonly_fields = ["shown_left_out"]

@@ -1,5 +1,6 @@
 """The registry: immutable model versions, what they were measured on, and which one is in service."""
 
+from .condition_export import ConditionExport
 from .deleted import DeletedVersion
 from .deployment import Activation, ActivationConflict, ActivationError, Deployment, epoch_of
 from .evaluation import Evaluation, EvaluationUnusable, Measured
@@ -18,6 +19,7 @@ __all__ = [
     "Activation",
     "ActivationConflict",
     "ActivationError",
+    "ConditionExport",
     "DeletedVersion",
     "Deployment",
     "Evaluation",

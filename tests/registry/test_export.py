@@ -176,20 +176,22 @@ def test_a_version_without_files_is_not_exported(db, tmp_path, alice):
         call_command("export_model", version.condition.slug, str(version.number), str(tmp_path / "out.zip"))
 
 
-# -- A whole condition
+# -- A whole condition: by the command, which waits for it; the job is in test_condition_export.py
 
 
-def test_a_whole_condition_leaves_with_its_history(version, alice, logged_in, tmp_path, settings):
+def test_a_whole_condition_leaves_with_its_history(version, alice, tmp_path, capsys):
     second = make_version(version.condition, by=alice)
     damaged = make_version(version.condition, by=alice)
     (damaged.folder / "weights.safetensors").unlink()
     version.condition.activations.create(to_version=version, by=alice, reason="the first")
     version.condition.activations.create(from_version=version, to_version=second, by=alice, reason="better")
-    answer = logged_in.get(reverse("registry:condition-export", args=["chest"]))
-    with zipfile.ZipFile(io.BytesIO(b"".join(answer.streaming_content))) as archive:
+    call_command("export_condition", "chest", str(tmp_path / "chest.zip"), "--json", "--user", "alice")
+    assert [path.name for path in tmp_path.glob("*.zip*")] == ["chest.zip"]
+    with zipfile.ZipFile(tmp_path / "chest.zip") as archive:
         assert archive.namelist() == ["chest-v1.xrpkg.zip", "chest-v2.xrpkg.zip", "history.json"]
         history = json.loads(archive.read("history.json"))
         archive.extractall(tmp_path)
+    assert json.loads(capsys.readouterr().out)["versions"] == history["versions"]
     for number, told in ((1, history["versions"][0]), (2, history["versions"][1])):
         label = packages.read_label(tmp_path / f"chest-v{number}.xrpkg.zip", trusted=trusted())
         assert label.signature.state == SignatureState.TRUSTED
@@ -199,22 +201,4 @@ def test_a_whole_condition_leaves_with_its_history(version, alice, logged_in, tm
         (None, 1, "the first"), (1, 2, "better"),
     ]  # fmt: skip
     assert not any(secret in json.dumps(history) for secret in SECRETS)
-    assert list((settings.MODEL_ROOT / "exports").iterdir()) == []
     assert AuditEntry.objects.filter(action="condition.export", actor=alice).exists()
-
-
-def test_api_and_command_give_the_same_zip(version, logged_in, tmp_path, capsys):
-    answer = logged_in.get(reverse("api:condition-export", args=["chest"]))
-    with zipfile.ZipFile(io.BytesIO(b"".join(answer.streaming_content))) as archive:
-        history = json.loads(archive.read("history.json"))
-    call_command("export_condition", "chest", str(tmp_path / "chest.zip"), "--json")
-    told = json.loads(capsys.readouterr().out)
-    assert told["versions"] == history["versions"]
-    assert [path.name for path in tmp_path.iterdir()] == ["chest.zip"]
-
-
-def test_more_than_a_page_can_send_takes_the_command(version, logged_in, monkeypatch):
-    monkeypatch.setattr(exporting, "MOST_BYTES_ON_A_PAGE", 10)
-    answer = logged_in.get(reverse("api:condition-export", args=["chest"]))
-    assert answer.status_code == 409
-    assert "export_condition chest" in answer.json()["detail"]

@@ -42,6 +42,7 @@ RUN = {"dataset": "{dataset}", "architecture": "Custom_CNN", "configuration": "q
 TEAM_OBJECTS = {"condition", "dataset", "image", "finding", "preparation", "upload", "run", "version", "prediction"}
 TEAM_OBJECTS |= {"experiment", "batch"}
 TEAM_OBJECTS |= {"preset", "search", "evaluation", "evaluation_run", "scheduled", "package_import", "alert"}
+TEAM_OBJECTS |= {"condition_export"}
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,11 @@ PAGES = [
     # 302: let in, but the files of this version are not there.
     Row("GET", "registry:version-export", ["model manager"], 302, "version"),
     Row("GET", "registry:condition-export", ["model manager"], 200, "condition"),
+    Row("POST", "registry:condition-export", ["model manager"], 302, "condition"),
+    Row("GET", "registry:export-detail", ["model manager"], 200, "condition_export"),
+    Row("POST", "registry:export-cancel", ["model manager"], 302, "condition_export"),
+    # 302: let in, but the file of this export is not there any more.
+    Row("GET", "registry:export-download", ["model manager"], 302, "condition_export"),
     Row("GET", "registry:package-create", ["model manager"]),
     Row("POST", "registry:package-create", ["model manager"], 400),
     # 404: let in, but somebody else has sent this package.
@@ -224,7 +230,12 @@ PAGES = [
 API = [
     Row("GET", "api:condition-list", ROLES),
     Row("GET", "api:condition-detail", ROLES, 200, "condition"),
-    Row("GET", "api:condition-export", ["model manager"], 200, "condition"),
+    Row("POST", "api:condition-export", ["model manager"], 202, "condition"),
+    Row("GET", "api:conditionexport-list", ["model manager"]),
+    Row("GET", "api:conditionexport-detail", ["model manager"], 200, "condition_export"),
+    Row("POST", "api:conditionexport-cancel", ["model manager"], 200, "condition_export"),
+    # 409: let in, but the file of this export is not there any more.
+    Row("GET", "api:conditionexport-download", ["model manager"], 409, "condition_export"),
     Row("GET", "api:dataset-list", ROLES),
     Row("GET", "api:dataset-detail", ROLES, 200, "dataset"),
     Row("POST", "api:dataset-scan", SCIENTIST, 202),
