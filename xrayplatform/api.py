@@ -6,8 +6,10 @@ import django_filters
 from django.contrib.auth import authenticate
 from django.db import transaction
 from django.db.models import QuerySet
+from django.http.response import HttpResponseBase
 from drf_spectacular.authentication import SessionScheme
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from knox.models import AuthToken
 from rest_framework import mixins, serializers, status
 from rest_framework.decorators import action
@@ -47,6 +49,8 @@ from training.queue_api import QueueViewSet
 from training.search_api import SearchViewSet
 
 from . import audit, system
+from .audit_export import FORMATS
+from .audit_filters import AuditApiFilter, export_response
 from .conditions import Condition
 from .fields import StrictSerializer
 from .http import MAX_ROW, FlagFilter
@@ -94,7 +98,8 @@ class AuditEntrySerializer(serializers.ModelSerializer):
         model = audit.AuditEntry
         fields = [
             "seq", "at", "actor_name", "role", "address", "channel", "request_id", "action", "object_type",
-            "object_id", "object_label", "outcome", "before", "after",
+            "object_id", "object_label", "outcome", "before", "after", "number", "nonce", "key_id", "hmac",
+            "prev_hash", "seal",
         ]  # fmt: skip
         read_only_fields = fields
 
@@ -104,8 +109,23 @@ class AuditEntryViewSet(ReadOnlyModelViewSet):
 
     queryset = audit.AuditEntry.objects.all()
     serializer_class = AuditEntrySerializer
-    filterset_fields = ["action", "outcome", "object_type", "object_id"]
-    permissions = {"list": "xrayplatform.view_auditentry", "retrieve": "xrayplatform.view_auditentry"}
+    filterset_class = AuditApiFilter
+    permissions = dict.fromkeys(("list", "retrieve", "export"), "xrayplatform.view_auditentry")
+
+    @extend_schema(
+        parameters=[OpenApiParameter("as", str, enum=list(FORMATS), default="csv", description="the kind of file")],
+        responses={(200, "text/csv"): OpenApiTypes.STR, (200, "application/json"): OpenApiTypes.OBJECT},
+        filters=True,
+    )
+    @action(detail=False, pagination_class=None)
+    def export(self, request: Request) -> HttpResponseBase:
+        """The entries that the filters leave as a file, oldest first; its last line signs the rest (Ed25519)."""
+        form = request.query_params.get("as", "csv")
+        if form not in FORMATS:
+            raise serializers.ValidationError({"as": [f"Choose one of these: {', '.join(FORMATS)}."]})
+        entries = self.filter_queryset(self.get_queryset())
+        asked = {name: text for name, text in request.query_params.items() if name in AuditApiFilter.base_filters}
+        return export_response(entries, form, asked, by=request.user)
 
 
 class SystemSerializer(serializers.Serializer):

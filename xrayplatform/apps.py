@@ -7,6 +7,8 @@ class XrayPlatformConfig(AppConfig):
     verbose_name = "Platform"
 
     def ready(self) -> None:
+        from .audit import check_key
         from .immutability import check_triggers
 
+        register(check_key)
         register(check_triggers, Tags.database)

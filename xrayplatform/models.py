@@ -2,14 +2,23 @@
 
 from django.db import models
 
-from .audit import AuditEntry
+from .audit import AuditEntry, AuditHead
 from .conditions import Condition
 from .idempotency import IdempotentAnswer
 from .notifications import Notification
 from .system import WorkerSign
 from .teams import Team
 
-__all__ = ["AuditEntry", "Condition", "IdempotentAnswer", "Notification", "SystemAccess", "Team", "WorkerSign"]
+__all__ = [
+    "AuditEntry",
+    "AuditHead",
+    "Condition",
+    "IdempotentAnswer",
+    "Notification",
+    "SystemAccess",
+    "Team",
+    "WorkerSign",
+]
 
 
 class _NoRows(models.Manager):

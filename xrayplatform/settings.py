@@ -82,6 +82,8 @@ ENGINE_WAITING = env.int("ENGINE_WAITING", default=20)
 # at first use below MODEL_ROOT.
 SITE_NAME = env.str("SITE_NAME", default="")
 SIGNING_KEY = env.str("SIGNING_KEY", default="")
+# A file of keys for the HMACs of the audit log, one a line; without one the key is derived from SECRET_KEY.
+AUDIT_KEY = env.str("AUDIT_KEY", default="")
 # Networks of the hospital's own that webhooks may call (10.20.0.0/16); without any only public addresses.
 WEBHOOK_PRIVATE_NETWORKS = env.list("WEBHOOK_PRIVATE_NETWORKS", default=[])
 # Where `dicom_receiver` listens for images and under which title, and who may send: TITLE@network, as in

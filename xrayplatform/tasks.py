@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from django.utils import timezone
 
-from . import jobs, system, watchdog
+from . import audit, audit_verification, jobs, system, watchdog
 from .idempotency import IdempotentAnswer
 from .notifications import Notification, send_mail_about
 
@@ -24,12 +24,24 @@ def every_minute() -> None:
         jobs.sweep()
         IdempotentAnswer.objects.forget()
     watchdog.ask_for_sign("train")
-    for work in EACH_MINUTE:
+    for work in (_keep_audit_log, *EACH_MINUTE):
         try:
             work()
         except Exception:
             # What fails in one app must not keep the others from their work.
             logger.exception("The work of each minute failed: %s", work.__module__)
+
+
+def _keep_audit_log() -> None:
+    """Chain what is not, keep the end of the log outside of the database each hour, and have it verified each day."""
+    audit.seal()
+    if timezone.now().minute == 0:
+        audit_verification.keep_end()
+        audit_verification.ask_for_verification()
+
+
+def verify_audit() -> None:
+    audit_verification.verify_and_record()
 
 
 def leave_sign(cluster: str) -> None:

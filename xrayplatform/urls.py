@@ -18,6 +18,7 @@ platform_patterns = (
         path("", views.dashboard, name="dashboard"),
         path("system/", views.system_status, name="system-status"),
         path("audit/", views.auditentry_list, name="auditentry-list"),
+        path("audit/export/", views.auditentry_export, name="auditentry-export"),
         path("tokens/", views.token_list, name="token-list"),
         path("tokens/<str:token_key>/revoke/", views.token_revoke, name="token-revoke"),
         path("notifications/", views.notification_list, name="notification-list"),

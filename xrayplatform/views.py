@@ -8,14 +8,18 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.core.paginator import Paginator
 from django.db import connection, transaction
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.decorators import method_decorator
+from django.utils.http import urlencode
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from knox.models import AuthToken
 
-from . import audit, http, system
+from . import audit, audit_export, http, system
 from .access import allow
+from .audit_filters import AuditFilter, export_response
+from .audit_verification import last_verification
 from .notifications import Notification, mark_read
 
 
@@ -60,7 +64,11 @@ def guide(request: HttpRequest) -> HttpResponse:
 @allow("xrayplatform.view_system")
 @require_GET
 def system_status(request: http.HtmxHttpRequest) -> HttpResponse:
-    context = {"resources": system.resources(), "queues": system.queue_status()}
+    context = {
+        "resources": system.resources(),
+        "queues": system.queue_status(),
+        "verification": last_verification(),
+    }
     template = "xrayplatform/_system_status.html" if request.htmx else "xrayplatform/system_status.html"
     return render(request, template, context)
 
@@ -68,19 +76,35 @@ def system_status(request: http.HtmxHttpRequest) -> HttpResponse:
 @allow("xrayplatform.view_auditentry")
 @require_GET
 def auditentry_list(request: HttpRequest) -> HttpResponse:
-    entries = audit.AuditEntry.objects.select_related("actor")
-    filters = {name: request.GET.get(name, "").strip() for name in ("action", "actor", "outcome")}
-    if filters["action"]:
-        entries = entries.filter(action__icontains=filters["action"])
-    if filters["actor"]:
-        entries = entries.filter(actor_name__icontains=filters["actor"])
-    if filters["outcome"]:
-        entries = entries.filter(outcome=filters["outcome"])
-    page = Paginator(entries, 50).get_page(request.GET.get("page"))
-    outcomes = audit.AuditEntry.Outcome.choices
-    return render(
-        request, "xrayplatform/auditentry_list.html", {"page": page, "filters": filters, "outcomes": outcomes}
-    )
+    found = AuditFilter(_without_blanks(request), audit.AuditEntry.objects.select_related("actor"))
+    # A date that is none finds nothing, and the page says why.
+    entries = found.qs if found.is_valid() else found.queryset.none()
+    context = {
+        "page": Paginator(entries, 50).get_page(request.GET.get("page")),
+        "filters": request.GET,
+        "errors": found.errors,
+        "outcomes": audit.AuditEntry.Outcome.choices,
+        "channels": ["web", "api", "command", "system"],
+        "query": urlencode(found.data),
+        "public_key": audit.keyring().public_key(),
+    }
+    return render(request, "xrayplatform/auditentry_list.html", context)
+
+
+@allow("xrayplatform.view_auditentry")
+@require_GET
+def auditentry_export(request: HttpRequest) -> HttpResponseBase:
+    """A signed file of the entries that the page would show."""
+    found = AuditFilter(_without_blanks(request), audit.AuditEntry.objects.all())
+    form = request.GET.get("as", "csv")
+    if not found.is_valid() or form not in audit_export.FORMATS:
+        raise Http404
+    return export_response(found.qs, form, found.data, by=request.user)
+
+
+def _without_blanks(request: HttpRequest) -> dict[str, str]:
+    asked = {name: request.GET.get(name, "").strip() for name in AuditFilter.base_filters}
+    return {name: text for name, text in asked.items() if text}
 
 
 @allow()

@@ -107,7 +107,7 @@ def test_the_answer_of_an_older_version_that_stepped_in_has_no_shadow(chest, sha
 def test_what_waited_while_the_experiment_was_stopped_is_not_made(chest, shadow, alice, monkeypatch):
     waiting = []
     monkeypatch.setattr(shadowing, "BACKGROUND", SimpleNamespace(submit=lambda wanted: waiting.append(wanted) or True))
-    monkeypatch.setattr(transaction, "on_commit", lambda work: work())
+    monkeypatch.setattr(transaction, "on_commit", lambda work, **how: work())
     ask(chest, 1, channel=WEB)
     shadow.stop(by=alice, reason="enough")
     waiting[0].make()
@@ -117,7 +117,7 @@ def test_what_waited_while_the_experiment_was_stopped_is_not_made(chest, shadow,
 @pytest.mark.django_db
 def test_where_too_many_wait_already_one_is_left_out_and_counted(chest, shadow, monkeypatch):
     monkeypatch.setattr(shadowing, "BACKGROUND", SimpleNamespace(submit=lambda wanted: False))
-    monkeypatch.setattr(transaction, "on_commit", lambda work: work())
+    monkeypatch.setattr(transaction, "on_commit", lambda work, **how: work())
     assert ask(chest, 1, channel=WEB).version == shadow.champion
     row = Unanswered.objects.get()
     assert (row.kind, row.variant, row.text, row.experiment) == ("busy", CHALLENGER, FULL, shadow)

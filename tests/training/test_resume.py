@@ -271,7 +271,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, ending
     run = paused_after(tmp_path / "damaged", 3)
     path = run.folder / f"checkpoint-3.{ending}"
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    # Not just anywhere: the last digit of a figure may be more than a number in memory holds.
+    content[content.index(b"sha256") + 12 if ending == "json" else len(content) // 2] ^= 1
     path.write_bytes(content)
     run()
     assert_same(run, whole)

@@ -75,6 +75,7 @@ PAGES = [
     Row("POST", "xrayplatform:notification-read", USERS, 302),
     Row("GET", "xrayplatform:system-status", SYSTEM),
     Row("GET", "xrayplatform:auditentry-list", ["auditor"]),
+    Row("GET", "xrayplatform:auditentry-export", ["auditor"]),
     Row("GET", "datasets:dataset-list", ROLES),
     Row("GET", "datasets:dataset-detail", ROLES, 200, "dataset"),
     Row("GET", "datasets:problem-list", ROLES, 200, "dataset"),
@@ -393,6 +394,7 @@ API = [
     Row("GET", "api:notification-list", USERS),
     Row("POST", "api:notification-read", USERS),
     Row("GET", "api:auditentry-list", ["auditor"]),
+    Row("GET", "api:auditentry-export", ["auditor"]),
     Row("GET", "api:auditentry-detail", ["auditor"], 200, "entry"),
     Row("GET", "api-schema", USERS),
     Row("GET", "api-docs", USERS),
@@ -545,7 +547,7 @@ def test_lists_do_not_name_what_belongs_to_another_team(world, charlie, client):
     charlie.groups.add(Group.objects.get(name="auditor"))
     client.force_login(charlie)
     # Auditors read what every team did.
-    audit_log = {"xrayplatform:auditentry-list", "api:auditentry-list"}
+    audit_log = {f"{where}:auditentry-{page}" for where in ("xrayplatform", "api") for page in ("list", "export")}
     for name in {row.name for row in ROWS if row.method == "GET" and not row.of} - audit_log:
         content = client.get(reverse(name)).content.decode()
         secrets = [world.dataset.name, f"{world.condition.slug} v", str(world.prediction.pk), world.team.name]

@@ -45,6 +45,8 @@ HIDDEN = {
     "registry.receivedpackage",
     # What somebody was told is nobody else's business.
     "xrayplatform.notification", "xrayplatform.idempotentanswer",
+    # Where the audit log ends; System Status tells whether it does.
+    "xrayplatform.audithead",
     # Shown with its batch.
     "inference.batchitem",
 }  # fmt: skip
