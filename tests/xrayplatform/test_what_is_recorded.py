@@ -20,7 +20,6 @@ LOOKING = [
     ("api:batch-items", "batch", "batch.view"),
     ("api:batch-results", "batch", "batch.export"),
     ("registry:version-card", "version", "version.card"),
-    ("registry:condition-export", "condition", "condition.export"),
 ]
 # fmt: on
 
