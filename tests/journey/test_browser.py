@@ -88,7 +88,7 @@ def test_from_scan_to_prediction(instance: Instance, page: Any) -> None:
     page.get_by_role("link", name=re.compile(r"synthetic.* v1")).first.click()
     page.wait_for_url(re.compile(r"/models/\d+/"))
     accessible(page)
-    page.get_by_role("textbox", name="Reason").fill("First of its kind")
+    page.locator("#id_reason").fill("First of its kind")
     page.get_by_role("button", name=re.compile("Activate|service")).first.click()
     page.get_by_text("is in service").first.wait_for()
 
