@@ -7,6 +7,7 @@ from typing import Any
 from django.db.models import Q
 
 from datasets.models import Dataset, Preparation
+from datasets.splitting import SPLITS
 from registry.lineage import (
     Family,
     Kind,
@@ -108,8 +109,10 @@ def dataset_step(dataset: Dataset, digest: str = "") -> Step:
 
 def preparation_step(preparation: Preparation) -> Step:
     shared = preparation.shared_patients
+    # PostgreSQL keeps the keys of JSON in an order of its own.
+    parts = [(part, preparation.counts[part]) for part in SPLITS if part in preparation.counts]
     facts = {
-        "Images": ", ".join(f"{part} {sum(counts.values()):,}" for part, counts in preparation.counts.items()),
+        "Images": ", ".join(f"{part} {sum(counts.values()):,}" for part, counts in parts),
         "Patients in more than one part": "not counted" if shared is None else f"{shared:,}",
         "Seed": str(preparation.seed),
     }

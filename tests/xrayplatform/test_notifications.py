@@ -30,6 +30,13 @@ def mailing(settings):
     settings.SITE_URL = "https://xray.hospital/"
 
 
+def run_what_is_due():
+    """The queue's own look at the schedule, which closes the connection of the process that it takes for its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("django_q.scheduler.close_old_django_connections", lambda: None)
+        scheduler(get_broker("xray"))
+
+
 def told(user):
     return list(Notification.objects.of(user).values_list("text", flat=True))
 
@@ -204,7 +211,7 @@ def test_it_is_tried_again_with_longer_and_longer_pauses_and_then_given_up(reach
         (later,) = later_mails()
         assert later.next_run - timezone.now() == pytest.approx(pause, abs=timedelta(seconds=30))
         Schedule.objects.update(next_run=timezone.now() - timedelta(seconds=1))
-        scheduler(get_broker("xray"))
+        run_what_is_due()
         assert send_waiting_mails() == 1
     assert later_mails() == []
     assert "was given up" in caplog.text
@@ -217,7 +224,7 @@ def test_a_server_that_answers_again_sends_what_had_failed(reachable, mailing, m
         notify(reachable, "x", why="because you asked")
         send_waiting_mails()
     Schedule.objects.update(next_run=timezone.now() - timedelta(seconds=1))
-    scheduler(get_broker("xray"))
+    run_what_is_due()
     send_waiting_mails()
     (message,) = mail.outbox
     assert message.body.endswith("because you asked")
