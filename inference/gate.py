@@ -15,7 +15,7 @@ from datasets import quality
 from datasets.names import words
 from datasets.radiograph import Radiograph
 
-from .measures import Distributions, measures, without_bars, without_black_edges
+from .measures import Distributions, measures, picture_of
 from .reference import Reference
 
 Outcome = Literal["pass", "warn", "fail", "unknown"]
@@ -84,7 +84,7 @@ def look(
     cropped: without its borders. body_part: of the condition, "" where it has none. usual: of the version, where its
     own images are known: what was usual among them is not called small.
     """
-    seen = without_black_edges(pixels) if cropped else without_bars(pixels, radiograph.width, radiograph.height, fit)
+    seen = picture_of(pixels, radiograph.width, radiograph.height, fit, cropped)
     found = measures(seen, radiograph.width, radiograph.height)
     contrast = _contrast(seen)
     verdicts = (

@@ -59,6 +59,11 @@ def without_black_edges(pixels: Bytes) -> Bytes:
     return np.ascontiguousarray(pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
+def picture_of(pixels: Bytes, width: int, height: int, fit: str, cropped: bool) -> Bytes:
+    """What of a network's input uint8 (S, S) is picture of width x height pixels; cropped: without its borders."""
+    return without_black_edges(pixels) if cropped else without_bars(pixels, width, height, fit)
+
+
 def measures(seen: Bytes, width: int, height: int, distance: float | None = None) -> dict[str, float]:
     """The LABELS of one image, each a finite number.
 

@@ -15,13 +15,14 @@ from datasets.imaging import ImageError
 from xrayplatform import audit
 from xrayplatform.conditions import Condition
 from xrayplatform.http import row_number
+from xrayplatform.tries import PAUSES
 
 from . import deliveries
 from .analysing import GateRefused
 from .engine import EngineError
 from .inbox import Instance, Refused, content_digest
 from .models import DicomDelivery, DicomRoute, NoActiveModel, Prediction, ReceivedObject
-from .models.dicom import PAUSES, inbox
+from .models.dicom import inbox
 from .routing import Route, route
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from registry.models import ModelVersion
 
 from . import choosing
 from .engine import load
-from .measures import Distributions, measures, without_bars, without_black_edges
+from .measures import Distributions, measures, picture_of
 from .reference import MAXIMUM_FITTED, Reference, describe
 
 BATCH = 16
@@ -76,8 +76,9 @@ def compute(
     distances = reference.distances(described).tolist() if reference else [None] * len(held_out)
     sizes = _sizes(preparation, held_out)
     seen = (data.images[row] for row in held_out)
+    fit, cropped = version.preprocessing["fit"], "crop_borders" in version.preprocessing.get("steps", ())
     known = [
-        measures(_seen(pixels, size, version), *size, distance)
+        measures(picture_of(pixels, *size, fit, cropped), *size, distance)
         for pixels, size, distance in zip(seen, sizes, distances, strict=True)
     ]
     answers = reader.probabilities[-len(held_out) :]
@@ -92,14 +93,6 @@ def validation_images(version: ModelVersion) -> NDArray[np.uint8] | None:
         return None
     rows = _evenly(found[1].indices("validation"), MAXIMUM_HELD_OUT)
     return np.ascontiguousarray(found[1].images[rows]) if len(rows) else None
-
-
-def _seen(pixels: NDArray[np.uint8], size: tuple[int, int], version: ModelVersion) -> NDArray[np.uint8]:
-    """What of the square is picture, as the gate has it for a new radiograph."""
-    treatment = version.preprocessing
-    if "crop_borders" in treatment.get("steps", ()):
-        return without_black_edges(pixels)
-    return without_bars(pixels, *size, treatment["fit"])
 
 
 def _own_images(version: ModelVersion) -> tuple[Preparation, PreparedData] | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from django.db import models
 
-from .models import USES, Activation, Deployment, ModelVersion, ScheduledActivation
+from .models import USES, Activation, Deployment, ModelVersion
 
 # Why versions have to stay, by primary key; versions that nothing refers to may be left out. One call is for all
 # versions at once (a subquery with their keys), so that the number of queries does not grow with them. Other apps
@@ -18,20 +18,10 @@ def references(versions: models.QuerySet) -> dict[int, list[str]]:
     """Why each of the versions has to stay, whatever its state: what it does now first, then what it did."""
     chosen = versions.order_by().values("pk")
     found: dict[int, list[str]] = defaultdict(list)
-    for look in (_in_service, _planned, *USES, _way_back, _was_in_service, _learned_from, *REFERENCES):
+    for look in (*USES, _way_back, _was_in_service, _learned_from, *REFERENCES):
         for pk, words in look(chosen).items():
             found[pk].extend(words)
     return dict(found)
-
-
-def _in_service(versions: models.QuerySet) -> dict[int, list[str]]:
-    rows = Deployment.objects.filter(active__in=versions).values_list("active", "condition__name")
-    return {pk: [f"it is in service for {name}; put another version there first"] for pk, name in rows}
-
-
-def _planned(versions: models.QuerySet) -> dict[int, tuple[str, ...]]:
-    rows = ScheduledActivation.objects.waiting().filter(version__in=versions).values_list("version", flat=True)
-    return dict.fromkeys(rows, ("its activation is planned; cancel that first",))
 
 
 def _way_back(versions: models.QuerySet) -> dict[int, tuple[str, ...]]:

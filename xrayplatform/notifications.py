@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -12,10 +11,9 @@ from django.utils import timezone
 from django_q.tasks import async_task, schedule
 
 from . import audit
+from .tries import next_try_after
 
 logger = logging.getLogger(__name__)
-# Between the tries of a mail; there is one try more than there are pauses.
-PAUSES = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
 SEND = "xrayplatform.tasks.send_mail"
 STARTED_IT = "You get this message because you started this work on the X-ray platform."
 
@@ -74,10 +72,10 @@ def send_mail_about(notification: Notification, why: str, attempt: int) -> None:
 
 
 def _try_again(notification: Notification, why: str, attempt: int) -> None:
-    if attempt > len(PAUSES):
+    next_run = next_try_after(attempt)
+    if next_run is None:
         logger.error("The mail about notification %s was given up; it stands on the page.", notification.pk)
         return
-    next_run = timezone.now() + PAUSES[attempt - 1]
     schedule(SEND, notification.pk, why, attempt + 1, cluster="xray", next_run=next_run)
 
 

@@ -14,12 +14,11 @@ from django.utils import timezone
 from registry import outgoing
 from xrayplatform.conditions import Condition
 from xrayplatform.teams import TeamScopedQuerySet
+from xrayplatform.tries import Tried, next_try_after
 
 from ..inbox import Inbox, Refused
 from .prediction import Prediction
 
-# Between the tries of an analysis or a delivery; there is one try more than there are pauses.
-PAUSES = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
 # What a worker that died had begun is taken up again after this, longer than the queue lets a task run.
 TRY_LASTS = timedelta(minutes=16)
 
@@ -194,8 +193,10 @@ class ReceivedObjectQuerySet(TeamScopedQuerySet):
         return old.exclude(pk__in=waiting.values("received"))
 
 
-class ReceivedObject(models.Model):
+class ReceivedObject(Tried):
     """One object that a device sent; its file is kept until its results are delivered."""
+
+    try_lasts = TRY_LASTS
 
     class State(models.TextChoices):
         WAITING = "waiting", "Waiting"
@@ -214,7 +215,6 @@ class ReceivedObject(models.Model):
     condition = models.ForeignKey(Condition, models.PROTECT, null=True, related_name="received_objects")
     prediction = models.OneToOneField(Prediction, models.PROTECT, null=True, related_name="received")
     state = models.CharField(max_length=10, choices=State, default=State.WAITING, db_index=True)
-    tries = models.PositiveSmallIntegerField(default=0)
     next_at = models.DateTimeField(default=timezone.now, help_text="not before this time")
     message = models.CharField(max_length=500, blank=True)
     received_at = models.DateTimeField(auto_now_add=True)
@@ -229,23 +229,16 @@ class ReceivedObject(models.Model):
     def __str__(self) -> str:
         return f"{self.sop_uid} from {self.source}"
 
-    def claim(self) -> bool:
-        """Take the row for one try; false when it is not due, or another worker has it."""
-        claimed = type(self).objects.due().filter(pk=self.pk)
-        if not claimed.update(tries=models.F("tries") + 1, next_at=timezone.now() + TRY_LASTS):
-            return False
-        self.refresh_from_db()
-        return True
-
     def end(self, state: str, message: str = "", **fields: Any) -> None:
         self._write(state=state, message=message[:500], ended_at=timezone.now(), **fields)
 
     def postpone(self, message: str) -> bool:
         """Wait for the next try; false when there was the last one, and it ended as refused."""
-        if self.tries > len(PAUSES):
+        next_at = next_try_after(self.tries)
+        if next_at is None:
             self.end(self.State.REFUSED, message)
             return False
-        self._write(message=message[:500], next_at=timezone.now() + PAUSES[self.tries - 1])
+        self._write(message=message[:500], next_at=next_at)
         return True
 
     def begin_again(self, **fields: Any) -> None:
@@ -286,8 +279,10 @@ class DicomDeliveryQuerySet(TeamScopedQuerySet):
         return self.filter(state=DicomDelivery.State.WAITING, next_at__lte=timezone.now())
 
 
-class DicomDelivery(models.Model):
+class DicomDelivery(Tried):
     """One result on its way to a destination."""
+
+    try_lasts = TRY_LASTS
 
     class State(models.TextChoices):
         WAITING = "waiting", "Waiting"
@@ -302,7 +297,6 @@ class DicomDelivery(models.Model):
     destination = models.ForeignKey(DicomDestination, models.CASCADE, related_name="deliveries")
     what = models.CharField(max_length=10, choices=What)
     state = models.CharField(max_length=10, choices=State, default=State.WAITING, db_index=True)
-    tries = models.PositiveSmallIntegerField(default=0)
     next_at = models.DateTimeField(help_text="not before this time")
     message = models.CharField(max_length=500, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -319,21 +313,14 @@ class DicomDelivery(models.Model):
     def __str__(self) -> str:
         return f"{self.get_what_display()} to {self.destination}"
 
-    def claim(self) -> bool:
-        """Take the delivery for one try; false when it is not due, or another worker has it."""
-        claimed = type(self).objects.due().filter(pk=self.pk)
-        if not claimed.update(tries=models.F("tries") + 1, next_at=timezone.now() + TRY_LASTS):
-            return False
-        self.refresh_from_db()
-        return True
-
     def succeed(self) -> None:
         self._write(state=self.State.DONE, message="")
 
     def fail(self, message: str, *, is_temporary: bool) -> None:
         """Wait for the next try where there is one left and it may help, else give up."""
-        if is_temporary and self.tries <= len(PAUSES):
-            self._write(message=message[:500], next_at=timezone.now() + PAUSES[self.tries - 1])
+        next_at = next_try_after(self.tries) if is_temporary else None
+        if next_at is not None:
+            self._write(message=message[:500], next_at=next_at)
         else:
             self._write(message=message[:500], state=self.State.FAILED)
 

@@ -11,14 +11,13 @@ from django.utils import timezone
 from registry import announcing
 from registry.models import ActivationError, Deployment, IntegrityCheck, ModelVersion
 from registry.models.deployment import require_another_person
-from registry.models.state_change import known
+from registry.models.state_change import LONGEST_REASON, known
 from xrayplatform import audit
 from xrayplatform.conditions import Condition
 from xrayplatform.notifications import notify
 from xrayplatform.teams import TeamScopedQuerySet
 
 WHY = "You get this message because you started this experiment, or may put models in service."
-LONGEST_REASON = 500
 EVERYBODY = 100
 REFUSED = audit.AuditEntry.Outcome.REFUSED
 

@@ -207,6 +207,12 @@ class Deployment(models.Model):
         announcing.tell_activation(self, before, by=by, reason=reason, rollback=rollback)
 
 
+def in_service(versions: models.QuerySet) -> dict[int, list[str]]:
+    """Where each of the versions is in service, in words, by primary key; for `USES`."""
+    rows = Deployment.objects.filter(active__in=versions).values_list("active", "condition__name")
+    return {pk: [f"it is in service for {name}; put another version there first"] for pk, name in rows}
+
+
 class Activation(Immutable):
     """The history of what was in service; rows are only ever added."""
 

@@ -186,3 +186,9 @@ class ScheduledActivation(models.Model):
         except ActivationError:
             # Somebody cancelled it, or another worker was faster.
             logger.info("Planned activation %s had ended already", self.pk)
+
+
+def planned(versions: models.QuerySet) -> dict[int, tuple[str, ...]]:
+    """The versions whose activation is planned, in words, by primary key; for `USES`."""
+    rows = ScheduledActivation.objects.waiting().filter(version__in=versions).values_list("version", flat=True)
+    return dict.fromkeys(rows, ("its activation is planned; cancel that first",))

@@ -18,20 +18,27 @@ from xrayplatform.teams import TeamScopedQuerySet
 from .. import announcing, artifacts, backups
 from ..reports import Question
 from .deleted import DeletedVersion
-from .deployment import ActivationConflict, ActivationError, Deployment, require_another_person, require_two_persons
+from .deployment import (
+    ActivationConflict,
+    ActivationError,
+    Deployment,
+    in_service,
+    require_another_person,
+    require_two_persons,
+)
 from .evaluation import Evaluation, Measured
 from .integrity import BEGIN_ANEW, NOT_THERE, UNUSABLE, IntegrityCheck, models_are_missing
 from .label import MOST_TAGS, LabelError, VersionNote, VersionTag, tidy_note, tidy_tag
-from .scheduled import ScheduledActivation
+from .scheduled import planned
 from .state_change import StateChange, StateError, known, record_refusal, require_reason
 from .threshold_set import ThresholdSet
 
 # What another app wants to be proved of a version before it goes into service (inference: that it loads and answers
 # as it did when it was saved). A check raises ActivationError.
 ACTIVATION_CHECKS: list[Callable[["ModelVersion"], None]] = []
-# What other apps do with versions just now, in words ("it answers in experiment 4"), by primary key, asked for all of a
+# What is done with versions just now, in words ("it answers in experiment 4"), by primary key, asked for all of a
 # query at once: while they do, a version is neither archived nor deleted.
-USES: list[Callable[[models.QuerySet], Mapping[int, Sequence[str]]]] = []
+USES: list[Callable[[models.QuerySet], Mapping[int, Sequence[str]]]] = [in_service, planned]
 
 
 class ModelVersionQuerySet(TeamScopedQuerySet):
@@ -359,13 +366,8 @@ class ModelVersion(Immutable):
     @property
     def uses(self) -> list[str]:
         """What it is needed for just now, in words; a version with any is neither archived nor deleted."""
-        found = []
-        if Deployment.objects.filter(active=self).exists():
-            found.append(f"it is in service for {self.condition}; put another version there first")
-        if ScheduledActivation.objects.waiting().filter(version=self).exists():
-            found.append("its activation is planned; cancel that first")
         itself = type(self).objects.filter(pk=self.pk).order_by().values("pk")
-        return [*found, *(words for look in USES for words in look(itself).get(self.pk, ()))]
+        return [words for look in USES for words in look(itself).get(self.pk, ())]
 
     # -- Tags and notes
 

@@ -16,13 +16,12 @@ from django.utils import timezone
 from django_q.tasks import async_task
 
 from xrayplatform import audit
+from xrayplatform.tries import Tried, next_try_after
 
 from .. import outgoing
 
 logger = logging.getLogger(__name__)
 
-# Between the tries of a call; there is one try more than there are pauses.
-PAUSES = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
 # A worker that died while it called is not waited for any longer.
 CALL_LASTS = timedelta(minutes=2)
 
@@ -107,8 +106,10 @@ class WebhookDeliveryQuerySet(models.QuerySet):
         return self.filter(state=WebhookDelivery.State.WAITING, next_at__lte=timezone.now())
 
 
-class WebhookDelivery(models.Model):
+class WebhookDelivery(Tried):
     """One call, with every try of it. `key` stays the same, so that a receiver knows what it had already."""
+
+    try_lasts = CALL_LASTS
 
     class State(models.TextChoices):
         WAITING = "waiting", "Waiting"
@@ -120,7 +121,6 @@ class WebhookDelivery(models.Model):
     event = models.CharField(max_length=40)
     payload = models.JSONField()
     state = models.CharField(max_length=10, choices=State, default=State.WAITING, db_index=True)
-    tries = models.PositiveSmallIntegerField(default=0)
     next_at = models.DateTimeField(help_text="not before this time")
     log = models.JSONField(default=list, help_text="when each try was made and what came of it")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -136,10 +136,8 @@ class WebhookDelivery(models.Model):
 
     def deliver(self) -> bool:
         """Make a try, if it is time for one and nobody else does. Whether the call has been sent by it."""
-        claimed = type(self).objects.due().filter(pk=self.pk)
-        if not claimed.update(tries=models.F("tries") + 1, next_at=timezone.now() + CALL_LASTS):
+        if not self.claim():
             return False
-        self.refresh_from_db()
         try:
             if not self.webhook.active:
                 raise outgoing.OutgoingError("The address was switched off.")
@@ -162,9 +160,10 @@ class WebhookDelivery(models.Model):
 
     def _after_failure(self) -> str:
         """Waiting for the next try, where there is one left."""
-        if self.tries > len(PAUSES) or not self.webhook.active:
+        next_at = next_try_after(self.tries) if self.webhook.active else None
+        if next_at is None:
             return self.State.FAILED
-        self.next_at = timezone.now() + PAUSES[self.tries - 1]
+        self.next_at = next_at
         return self.State.WAITING
 
     def _note(self, words: str, state: str) -> None:

@@ -13,13 +13,14 @@ from inference import receiving
 from inference.analysing import GateRefused
 from inference.engine import Engine, EngineError
 from inference.models import DicomRoute, Prediction, ReceivedObject, ServingPolicy, Unanswered, prediction
-from inference.models.dicom import PAUSES, TRY_LASTS, inbox
+from inference.models.dicom import TRY_LASTS, inbox
 from inference.receiving import analyse_received, sender_of
 from inference.turns import Busy
 from tests.factories import ConditionFactory, UserFactory
 from tests.inference.dicom_network import arrive, destination, in_service, only_row, radiograph
 from xrayplatform.audit import AuditEntry
 from xrayplatform.tasks import EACH_MINUTE
+from xrayplatform.tries import PAUSES
 
 State = ReceivedObject.State
 

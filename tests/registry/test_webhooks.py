@@ -24,10 +24,10 @@ from django_q.models import OrmQ
 
 from registry import outgoing, tasks
 from registry.models import Event, Webhook, WebhookDelivery
-from registry.models.webhook import PAUSES
 from tests.factories import ConditionFactory
 from tests.inference.versions import make_version
 from xrayplatform.audit import AuditEntry
+from xrayplatform.tries import PAUSES
 
 SECRET = "a long enough secret"
 LOCAL = [ipaddress.ip_network("127.0.0.0/8")]

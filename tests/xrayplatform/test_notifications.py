@@ -19,7 +19,8 @@ from tests.factories import ModelVersionFactory, TrainingRunFactory
 from tests.mails import later_mails, send_waiting_mails
 from training.models import Search
 from xrayplatform.audit import AuditEntry
-from xrayplatform.notifications import PAUSES, Notification, mark_read, notify
+from xrayplatform.notifications import Notification, mark_read, notify
+from xrayplatform.tries import PAUSES
 
 LIST = "/notifications/"
 
